@@ -1,0 +1,112 @@
+"""Frozen settings.  Every name carries its unit; every default says what it buys and costs.
+
+A `Config` is given to `open_node` and never changes afterwards.  Both ends of a connection may
+use different values: what one end must know of the other (its window, its limits) travels in
+the handshake.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from steinadler.errors import ConfigError
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def _require_positive(settings: object) -> None:
+    for item in fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, item.name)
+        if isinstance(value, (int, float)) and not value > 0:
+            raise ConfigError(f"{item.name} must be greater than zero, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class WireSettings:
+    """Limits and buffers of one connection."""
+
+    # The largest encoded message.  A receiver must be able to hold one of these per channel.
+    max_message_bytes: int = 64 * MIB
+    # The window of one channel: what one peer may have in flight to, or waiting in the mailbox
+    # of, one process.  Throughput of a channel is at most window / round-trip time.
+    window_bytes: int = 1 * MIB
+    # Unfinished large messages that this node is willing to hold for one peer, in all.
+    reassembly_bytes: int = 128 * MIB
+    # Sent but not yet acknowledged by the peer's node: the retransmission buffer.
+    max_unacknowledged_bytes: int = 16 * MIB
+    # Channels that one peer may have open to us at once (each costs about 500 bytes).
+    max_channels: int = 65_536
+    # From accepting or dialling until both sides have said Hello.  A slow client is cut then.
+    handshake_timeout_s: float = 5.0
+    # How long a received frame may wait for something to carry its acknowledgement.
+    acknowledge_delay_s: float = 0.025
+    # A channel unused for so long is closed; the next message opens it again.
+    channel_idle_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self)
+        if self.reassembly_bytes < self.max_message_bytes:
+            raise ConfigError("reassembly_bytes must be at least max_message_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipSettings:
+    """The failure detector's clockwork.
+
+    A silent member is suspected after at most `protocol period + probe timeouts` and declared
+    down `suspicion_s * max(1, log10(members))` later.  With the defaults and a few members that
+    is between 2 and 3 seconds after its last sign of life (promises S1 and S2).
+    """
+
+    # One probe round every so often.  Halving it halves detection time and doubles probe traffic.
+    probe_interval_s: float = 0.25
+    # How long a direct probe may take before others are asked to try, and then how long they may.
+    direct_timeout_s: float = 0.3
+    indirect_timeout_s: float = 0.2
+    # How many other members are asked to probe one that did not answer.
+    indirect_probes: int = 3
+    # The time that a suspected member has to say that it lives.
+    suspicion_s: float = 1.6
+    # A change is passed on in about this many times log10(members + 1) messages.
+    retransmit_factor: int = 4
+    # Full state is exchanged with one random member this often, to repair whatever gossip missed.
+    sync_interval_s: float = 10.0
+    # A member that is down or has left is remembered for so long, so that old news of it is known
+    # to be old; one that is down is also re-dialled for so long.
+    forget_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self)
+
+
+@dataclass(frozen=True, slots=True)
+class DialSettings:
+    """How eagerly connections are made and remade."""
+
+    # One attempt to reach one address, TLS handshake included.
+    dial_timeout_s: float = 3.0
+    # After the n-th failure in a row: min(first * 2**n, longest), times a random 0.5 to 1.
+    first_backoff_s: float = 0.05
+    longest_backoff_s: float = 5.0
+    # Connections in the middle of their handshake, in all; more wait in the kernel's backlog.
+    max_handshakes: int = 64
+
+    def __post_init__(self) -> None:
+        _require_positive(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set, in one frozen value."""
+
+    wire: WireSettings = field(default_factory=WireSettings)
+    membership: MembershipSettings = field(default_factory=MembershipSettings)
+    dial: DialSettings = field(default_factory=DialSettings)
+    # What processes on this node may have waiting in the mailbox of one process of this node.
+    mailbox_bytes: int = 1 * MIB
+    # How long processes may take to finish once the node closes and has cancelled them.
+    shutdown_grace_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self)

@@ -1,0 +1,119 @@
+"""Every exception the library raises, named by who must act.
+
+`ConfigError` and `LocalProtocolError` are yours to fix; `SecurityError` is the operator's;
+`RemoteProtocolError` is the peer's; `DeliveryError` is the ordinary weather of a distributed
+system and says what became of a message or a call (promise C1 lists the complete set);
+`RemoteError` is somebody else's exception, told by name and text.
+
+There is no time-out type: callers bound their waits with `trio.fail_after` or
+`trio.move_on_after`, and see Trio's own `TooSlowError`.
+"""
+
+from __future__ import annotations
+
+
+class SteinadlerError(Exception):
+    """The base of everything below."""
+
+
+class ConfigError(SteinadlerError, ValueError):
+    """An argument, a setting or a file does not make sense; the text says which and what to do."""
+
+
+class NodeClosed(SteinadlerError):
+    """The node was used before it opened or after it closed."""
+
+
+class SecurityError(SteinadlerError):
+    """Credentials are missing, unreadable, unsafe, or not accepted."""
+
+
+class HandshakeRejected(SecurityError):
+    """A peer would not have us, or we would not have the peer.
+
+    `reason` is one of `steinadler.wire.handshake.RejectReason`'s values.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class NotAuthorized(SecurityError):
+    """The peer is known, but may not do what it asked."""
+
+
+class ProtocolError(SteinadlerError):
+    """The rules of the wire were broken."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side asked the protocol for something that it does not allow."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent something that the protocol does not allow; its connection is closed."""
+
+
+class DeliveryError(SteinadlerError):
+    """A message or a call did not get through; the subclass says why."""
+
+
+class NoSuchProcess(DeliveryError):
+    """The destination names no living process (Erlang's `noproc`)."""
+
+    def __init__(self, destination: object) -> None:
+        super().__init__(f"no process at {destination}")
+        self.destination = destination
+
+
+class ProcessExited(DeliveryError):
+    """The process ended before it answered; `reason` is its exit reason."""
+
+    def __init__(self, destination: object, reason: str) -> None:
+        super().__init__(f"{destination} exited before it answered: {reason}")
+        self.destination = destination
+        self.reason = reason
+
+
+class NodeDown(DeliveryError):
+    """The destination's node is not, or is no longer, a member; `reason` says since when or why."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(f"node {node!r} is down: {reason}")
+        self.node = node
+        self.reason = reason
+
+
+class NameConflict(DeliveryError):
+    """A name is already held: by another process on this node, or by another node in the cluster."""
+
+
+class MailboxFull(DeliveryError):
+    """`send_nowait` would have to wait: the destination has not consumed what it already has."""
+
+
+class MessageTooLarge(DeliveryError):
+    """The encoded message is over `max_message_bytes`."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"the message takes {size} bytes, and the limit (max_message_bytes) is {limit}; "
+            "send it in parts, or raise the limit on both nodes"
+        )
+        self.size = size
+        self.limit = limit
+
+
+class NotEncodable(DeliveryError, TypeError):
+    """The message holds something that cannot travel; the text names the type."""
+
+
+class RemoteError(SteinadlerError):
+    """The called code raised.  `type_name` and `text` tell what; the object itself never travels."""
+
+    def __init__(self, type_name: str, text: str) -> None:
+        super().__init__(f"{type_name}: {text}" if text else type_name)
+        self.type_name = type_name
+        self.text = text

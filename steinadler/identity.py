@@ -1,0 +1,121 @@
+"""Who is who: node and process identities, and the ways to write a destination.
+
+A name says *which* node or process; an incarnation says *which life* of it.  Anything that
+could be late (a message, a reply, a goodbye) is addressed to a life, never to a name alone, so
+that it cannot be taken for the next one's (promise D3).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from steinadler.errors import ConfigError
+
+# A node name is one DNS label or several: it must fit a SPIFFE path segment and an mDNS
+# instance name (RFC 6763 section 4.1.1: 63 bytes).
+_NODE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
+MAX_PROCESS_NAME_BYTES = 255
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class NodeId:
+    """One life of a node.
+
+    `incarnation` is drawn from the clock when the node opens (microseconds since 1970), so a
+    later life of the same name compares greater.
+    """
+
+    name: str
+    incarnation: int
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ProcessId:
+    """One process of one life of a node.  `number` is never used twice within that life."""
+
+    node: NodeId
+    number: int
+
+    def __str__(self) -> str:
+        return f"#{self.number}@{self.node.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessName:
+    """A registered name; `node` is None for this node."""
+
+    name: str
+    node: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.node is None else f"{self.name}@{self.node}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """Where a node listens: a host name or IP address, and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+Destination: TypeAlias = "ProcessId | ProcessName | str"
+
+
+def check_node_name(name: str) -> str:
+    """Return `name`, or raise `ConfigError` when a node cannot be called so."""
+    if not isinstance(name, str) or not _NODE_NAME.match(name):
+        raise ConfigError(
+            f"{name!r} cannot name a node: use 1 to 63 letters, digits, dots, dashes or "
+            "underscores, with a letter or digit at both ends"
+        )
+    return name
+
+
+def check_process_name(name: str) -> str:
+    """Return `name`, or raise `ConfigError` when a process cannot be registered under it."""
+    if (
+        not isinstance(name, str)
+        or not name.isprintable()
+        or not name
+        or "@" in name
+        or len(name.encode()) > MAX_PROCESS_NAME_BYTES
+    ):
+        raise ConfigError(
+            f"{name!r} cannot name a process: use 1 to {MAX_PROCESS_NAME_BYTES} bytes of "
+            "printable text without '@'"
+        )
+    return name
+
+
+def parse_destination(text: str) -> ProcessName:
+    """Read `"name"` or `"name@node"`; raise `ConfigError` for anything else."""
+    name, at, node = text.partition("@")
+    check_process_name(name)
+    if not at:
+        return ProcessName(name)
+    if node == "*":
+        raise ConfigError(
+            f"{text!r}: cluster-wide names are not supported yet; name the node, as in '{name}@bob'"
+        )
+    return ProcessName(name, check_node_name(node))
+
+
+def parse_address(text: str) -> Address:
+    """Read `"host:port"` or `"[v6]:port"`; raise `ConfigError` for anything else."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{text!r} is not an address: write HOST:PORT, as in 192.0.2.7:4370")
+    return Address(host, int(port))
