@@ -1,0 +1,149 @@
+"""Channels: one destination's queue and one destination's credit.
+
+Every destination on the peer has a channel of its own, so a slow receiver or a large message
+holds back only those who send to it (M6).  Credit is a byte window, as in HTTP/2 (RFC 9113
+section 5.2), with one difference: an item may start as soon as *any* credit is left and may
+overdraw it.  So a message larger than the window needs no special case and a send is never
+half done, and what one channel can have outstanding is bounded by window + one message.
+
+Both ends do the same arithmetic: an item costs its length plus a fixed overhead, so that empty
+messages are not free.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from steinadler.errors import RemoteProtocolError
+from steinadler.wire.frames import FrameType
+
+# About what a queued item costs in memory beside its bytes.
+ITEM_OVERHEAD_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ToProcess:
+    """A process of the receiving node, by number."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToName:
+    """A registered name of the receiving node, looked up for each item anew."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToNode:
+    """The receiving node itself: signals and replies.  No credit is needed: what comes here was
+    asked for, or is small, and is consumed at once.
+
+    `lane` keeps apart what must not wait for each other: lanes 0 (signals, before everything
+    else) and 1 (replies) always exist; a large reply has a lane of its own while it lasts.
+    """
+
+    lane: int
+
+
+Target: TypeAlias = ToProcess | ToName | ToNode
+
+CONTROL = ToNode(0)
+REPLIES = ToNode(1)
+FIRST_FREE_CHANNEL = 2
+
+
+class Priority(Enum):
+    """Who goes first when several channels have something to send."""
+
+    CONTROL = 0
+    MESSAGES = 1
+    BULK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something that waits on a channel: a message, a call, a reply or a signal, encoded."""
+
+    type: FrameType
+    body: bytes
+
+
+class OutboundChannel:
+    """The sending end of a channel."""
+
+    __slots__ = ("announced", "credit", "id", "queue", "ready", "sent_bytes", "target", "used")
+
+    def __init__(self, id_: int, target: Target, credit: int) -> None:
+        self.id = id_
+        self.target = target
+        self.credit = credit
+        self.queue: deque[Item] = deque()
+        self.sent_bytes = 0  # of the item at the head of the queue, when it is a fragmented one
+        self.announced = isinstance(target, ToNode) and id_ < FIRST_FREE_CHANNEL
+        self.ready = False  # in one of the scheduler's rings
+        self.used = True  # since the last sweep for idle channels
+
+    def take_credit(self, item_bytes: int) -> bool:
+        """Pay for an item, or say that there is no credit left to start it with."""
+        if self.credit <= 0:
+            return False
+        self.credit -= item_bytes + ITEM_OVERHEAD_BYTES
+        return True
+
+
+class InboundChannel:
+    """The receiving end of a channel.  In `mailbox` the node remembers whose it is."""
+
+    __slots__ = ("credit", "id", "mailbox", "owed", "partial", "target", "window")
+
+    def __init__(self, id_: int, target: Target, window: int) -> None:
+        self.id = id_
+        self.target = target
+        self.window = window
+        self.credit = window  # what the peer may still start
+        self.owed = 0  # consumed, not granted back yet
+        self.partial: Reassembly | None = None
+        self.mailbox: object | None = None
+
+    def charge(self, cost: int) -> None:
+        """Count an item that arrived; raise `RemoteProtocolError` when it had no credit."""
+        if self.credit <= 0:
+            raise RemoteProtocolError(f"channel {self.id}: the peer sent without credit")
+        self.credit -= cost
+
+    def consumed(self, cost: int) -> int:
+        """The process took an item.  Return how much credit to grant now; mostly 0.
+
+        Grants wait until half a window is owed, so that they cost one frame per half window.
+        """
+        self.owed += cost
+        if self.owed * 2 < self.window:
+            return 0
+        grant, self.owed = self.owed, 0
+        self.credit += grant
+        return grant
+
+
+class Reassembly:
+    """A fragmented item on its way in."""
+
+    __slots__ = ("chunks", "received", "total", "type")
+
+    def __init__(self, type_: FrameType, total: int) -> None:
+        self.type = type_
+        self.total = total
+        self.received = 0
+        self.chunks: list[bytes] = []
+
+    def add(self, data: bytes) -> bytes | None:
+        """Add a fragment; return the whole item when this was the last one."""
+        self.received += len(data)
+        if not data or self.received > self.total:
+            raise RemoteProtocolError("a fragment that is empty or goes past its item's end")
+        self.chunks.append(data)
+        return b"".join(self.chunks) if self.received == self.total else None

@@ -1,0 +1,303 @@
+"""Messages as bytes: CBOR (RFC 8949) with a closed set of tags, never pickle.
+
+What may travel: None, booleans, integers, floats, text, bytes, lists, dicts, tuples, sets,
+aware datetimes, dates, `Decimal`, `UUID`, IP addresses, `NodeId`, `ProcessId`, and the
+dataclasses and enums that both sides registered with `@steinadler.message`.  Decoding builds
+those and nothing else: no import by name, no call of anything that was not registered.
+
+CBOR has one array, Python has lists and tuples, and code that matches on messages tells them
+apart; so a list is a plain array and a tuple an array under our tag.  The top-level tuple, the
+usual shape of a message, is written without going through a Python hook.
+
+Tags of our own come from the unassigned range of the IANA registry, in one block.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from email.mime.text import MIMEText
+from fractions import Fraction
+from typing import Any, TypeVar, overload
+
+import cbor2
+
+from steinadler.errors import ConfigError, MessageTooLarge, NotEncodable, RemoteProtocolError
+from steinadler.identity import NodeId, ProcessId
+
+TAG_TUPLE = 22497
+TAG_DATACLASS = 22498  # [registered name, {field: value}]
+TAG_ENUM = 22499  # [registered name, member name]
+TAG_NODE_ID = 22500  # [name, incarnation]
+TAG_PROCESS_ID = 22501  # [node name, incarnation, number]
+
+# The precedent is JSON parsers' usual 100 to 1000; deeper than this is an attack or a mistake.
+MAX_NESTING = 256
+# `Decimal(int)` is quadratic, so a decimal from a peer may have only so many bits.
+MAX_DECIMAL_BITS = 14_000  # below the 4300 digits at which Python refuses int <-> str
+
+_T = TypeVar("_T", bound=type)
+_TUPLE_HEAD = b"\xd9" + TAG_TUPLE.to_bytes(2, "big")
+_NOT_CONTAINERS = bytes(b for b in range(256) if not (0x80 <= b <= 0xBF or 0xC0 <= b <= 0xDB))
+
+
+class MessageTypes:
+    """The dataclasses and enums that may travel, by the name they travel under.
+
+    A registry of code, not of state: like a module, it is the same for every node of the
+    interpreter.  `steinadler.message` is the default one's `register`.
+    """
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, type] = {}
+        self._encoders: dict[type, Callable[[cbor2.CBOREncoder, Any], None]] = {}
+
+    @overload
+    def register(self, cls: _T) -> _T: ...
+    @overload
+    def register(self, *, name: str) -> Callable[[_T], _T]: ...
+
+    def register(self, cls: _T | None = None, *, name: str | None = None) -> Any:
+        """Let a dataclass or an enum travel in messages, under its class name or `name`.
+
+        Use it as a decorator, above `@dataclass`.  Fields travel by name: one that the receiver
+        does not know is dropped, one that the sender did not have takes its default, so two
+        versions of a class can talk.  Raises `ConfigError` when the class is neither a dataclass
+        nor an enum, or when another class has the name.
+        """
+        if cls is None:
+            return lambda c: self._add(c, name or c.__name__)
+        return self._add(cls, cls.__name__)
+
+    def _add(self, cls: _T, name: str) -> _T:
+        is_enum = issubclass(cls, enum.Enum)
+        if not is_enum and not dataclasses.is_dataclass(cls):
+            raise ConfigError(
+                f"{cls.__qualname__} cannot be a message: register a dataclass or an enum, "
+                "with @steinadler.message above @dataclass"
+            )
+        known = self._by_name.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (
+            cls.__module__,
+            cls.__qualname__,
+        ):
+            raise ConfigError(
+                f"the message name {name!r} belongs to {known.__module__}.{known.__qualname__}; "
+                "give this class another: @steinadler.message(name=...)"
+            )
+        self._by_name[name] = cls
+        if is_enum:
+            self._encoders[cls] = lambda encoder, value: encoder.encode_semantic(
+                TAG_ENUM, [name, value.name]
+            )
+        else:
+            field_names = [field.name for field in dataclasses.fields(cls) if field.init]
+            self._encoders[cls] = lambda encoder, value: encoder.encode_semantic(
+                TAG_DATACLASS, [name, {n: getattr(value, n) for n in field_names}]
+            )
+        return cls
+
+    @property
+    def encoders(self) -> Mapping[type, Callable[[cbor2.CBOREncoder, Any], None]]:
+        """For each registered class, how cbor2 is to write it."""
+        return self._encoders
+
+    def build_dataclass(self, name: object, fields: object) -> object:
+        """Make the registered dataclass `name`; raise ValueError when that cannot be."""
+        cls = self._by_name.get(name) if isinstance(name, str) else None
+        if cls is None or not dataclasses.is_dataclass(cls) or not isinstance(fields, Mapping):
+            raise ValueError(f"no message class {name!r} is registered here")
+        known = {field.name for field in dataclasses.fields(cls) if field.init}
+        return cls(**{key: value for key, value in fields.items() if key in known})
+
+    def build_enum(self, name: object, member: object) -> object:
+        """Find the member of the registered enum `name`; raise ValueError when it has none."""
+        cls = self._by_name.get(name) if isinstance(name, str) else None
+        if cls is None or not issubclass(cls, enum.Enum) or not isinstance(member, str):
+            raise ValueError(f"no message enum {name!r} is registered here")
+        try:
+            return cls[member]
+        except KeyError:
+            raise ValueError(f"the enum {name!r} has no member {member!r} here") from None
+
+
+DEFAULT_MESSAGE_TYPES = MessageTypes()
+
+
+def _encode_tuple(encoder: cbor2.CBOREncoder, value: tuple[Any, ...]) -> None:
+    encoder.encode_semantic(TAG_TUPLE, list(value))
+
+
+def _encode_set(encoder: cbor2.CBOREncoder, value: set[Any] | frozenset[Any]) -> None:
+    encoder.encode_semantic(258, list(value))
+
+
+def _encode_decimal(encoder: cbor2.CBOREncoder, value: Decimal) -> None:
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int):
+        encoder.encode(float(value))  # NaN and infinities have no decimal fraction in CBOR
+        return
+    mantissa = int("".join(map(str, digits)))
+    if mantissa.bit_length() > MAX_DECIMAL_BITS:
+        raise ValueError("a decimal with too many digits")
+    encoder.encode_semantic(4, [exponent, -mantissa if sign else mantissa])
+
+
+def _encode_memoryview(encoder: cbor2.CBOREncoder, value: memoryview) -> None:
+    encoder.encode_bytes(bytes(value))
+
+
+def _encode_node_id(encoder: cbor2.CBOREncoder, value: NodeId) -> None:
+    encoder.encode_semantic(TAG_NODE_ID, [value.name, value.incarnation])
+
+
+def _encode_process_id(encoder: cbor2.CBOREncoder, value: ProcessId) -> None:
+    encoder.encode_semantic(TAG_PROCESS_ID, [value.node.name, value.node.incarnation, value.number])
+
+
+def _refuse(encoder: object, value: object) -> None:
+    raise TypeError(
+        f"{type(value).__module__}.{type(value).__qualname__} cannot be in a message; if it is "
+        "a dataclass or an enum of yours, register it with @steinadler.message"
+    )
+
+
+def _decode_decimal(value: Any, immutable: bool) -> Decimal:
+    exponent, mantissa = value
+    if mantissa.bit_length() > MAX_DECIMAL_BITS:
+        raise ValueError("a decimal with too many digits")
+    digits = tuple(map(int, str(abs(mantissa))))
+    return Decimal((int(mantissa < 0), digits, exponent))
+
+
+def _decode_tuple(value: Any, immutable: bool) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("a tuple that is not an array")
+    return tuple(value)
+
+
+def _decode_node_id(value: Any, immutable: bool) -> NodeId:
+    name, incarnation = value
+    return _node_id(name, incarnation)
+
+
+def _decode_process_id(value: Any, immutable: bool) -> ProcessId:
+    name, incarnation, number = value
+    if not isinstance(number, int) or number < 0:
+        raise ValueError("a process number that is not a natural number")
+    return ProcessId(_node_id(name, incarnation), number)
+
+
+def _refuse_tag(value: object, immutable: bool) -> Any:
+    raise ValueError("a CBOR tag that is not used here")
+
+
+# What cbor2 would decode by itself and we do not use: references (they make cycles), regular
+# expressions, MIME, rationals, big floats, complex numbers, epoch dates.
+_REFUSED_TAGS = (1, 5, 25, 28, 29, 30, 35, 36, 100, 256, 260, 261, 43000, 55799)
+_SEMANTIC_DECODERS: dict[int, Any] = {
+    **dict.fromkeys(_REFUSED_TAGS, _refuse_tag),
+    4: _decode_decimal,
+    TAG_TUPLE: _decode_tuple,
+    TAG_NODE_ID: _decode_node_id,
+    TAG_PROCESS_ID: _decode_process_id,
+}
+_ENCODERS: dict[type, Callable[[cbor2.CBOREncoder, Any], None]] = {
+    tuple: _encode_tuple,
+    set: _encode_set,
+    frozenset: _encode_set,
+    Decimal: _encode_decimal,
+    memoryview: _encode_memoryview,
+    NodeId: _encode_node_id,
+    ProcessId: _encode_process_id,
+    **dict.fromkeys(
+        (complex, Fraction, re.Pattern, MIMEText, cbor2.CBORTag, cbor2.CBORSimpleValue), _refuse
+    ),
+}
+
+
+class Codec:
+    """Encodes and decodes messages with one set of message types and one size limit."""
+
+    def __init__(self, types: MessageTypes, max_message_bytes: int) -> None:
+        self._types = types
+        self._limit = max_message_bytes
+        self._encoders: dict[type, Callable[[cbor2.CBOREncoder, Any], None]] = {}
+        self._known_types = -1
+        self._decoders = {
+            **_SEMANTIC_DECODERS,
+            TAG_DATACLASS: lambda value, immutable: types.build_dataclass(*value),
+            TAG_ENUM: lambda value, immutable: types.build_enum(*value),
+        }
+
+    def encode(self, message: object) -> bytes:
+        """Return `message` as bytes, or raise `NotEncodable` or `MessageTooLarge`."""
+        types = self._types.encoders
+        if len(types) != self._known_types:  # classes are registered at import, rarely later
+            self._encoders = {**_ENCODERS, **types}
+            self._known_types = len(types)
+        try:
+            if type(message) is tuple:
+                data = _TUPLE_HEAD + cbor2.dumps(
+                    list(message), encoders=self._encoders, default=_refuse
+                )
+            else:
+                data = cbor2.dumps(message, encoders=self._encoders, default=_refuse)
+        except (cbor2.CBOREncodeError, TypeError, ValueError, RecursionError) as error:
+            raise NotEncodable(f"the message cannot be encoded: {error}") from error
+        if len(data) > MAX_NESTING:
+            if len(data) > self._limit:
+                raise MessageTooLarge(len(data), self._limit)
+            # Nesting too deep for the receiver must fail here (M5).  Only a message with that
+            # many container heads can have it, and only that one pays for a look.
+            if len(data.translate(None, _NOT_CONTAINERS)) > MAX_NESTING:
+                self._check_nesting(data)
+        return data
+
+    def _check_nesting(self, data: bytes) -> None:
+        try:
+            cbor2.loads(data, max_depth=MAX_NESTING)
+        except cbor2.CBORDecodeError as error:
+            if "nesting depth" in str(error):
+                raise NotEncodable(
+                    f"the message is nested deeper than {MAX_NESTING} levels"
+                ) from None
+
+    def decode(self, data: bytes) -> Any:
+        """Return the message that `data` holds; raise `RemoteProtocolError` when it holds none.
+
+        Bytes after the message are ignored: the frame around it gave its length.
+        """
+        try:
+            if data.startswith(_TUPLE_HEAD):
+                items = self._loads(data[3:])
+                if type(items) is list:
+                    return tuple(items)
+                raise ValueError("a tuple that is not an array")
+            return self._loads(data)
+        # A class's own __init__ or __post_init__ may raise anything; it was fed by the peer.
+        except Exception as error:
+            raise RemoteProtocolError(f"the message cannot be decoded: {_root(error)}") from error
+
+    def _loads(self, data: bytes) -> Any:
+        return cbor2.loads(
+            data,
+            tag_hook=_refuse_tag,
+            semantic_decoders=self._decoders,
+            max_depth=MAX_NESTING,
+        )
+
+
+def _node_id(name: object, incarnation: object) -> NodeId:
+    if not isinstance(name, str) or not isinstance(incarnation, int) or incarnation < 0:
+        raise ValueError("a node id is a text and a natural number")
+    return NodeId(name, incarnation)
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -1,0 +1,82 @@
+"""CBOR without tags, for what the protocol itself says: Hellos and signals.
+
+Stricter than the messages' codec: no tag at all, shallow, small.  Every reader below raises
+`RemoteProtocolError` for a value that is not what it should be, and tolerates extra elements at
+the end of arrays and extra keys in maps, so that the next version may add some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import cbor2
+
+from steinadler.errors import RemoteProtocolError
+from steinadler.identity import NodeId, ProcessId
+
+_MAX_DEPTH = 8
+_BUILT_IN_TAGS = (
+    *(0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261),
+    *(1004, 43000, 55799),
+)
+
+
+def _refuse(value: object, immutable: bool) -> Any:
+    raise ValueError("a tag where none belongs")
+
+
+_DECODERS: Mapping[int, Any] = dict.fromkeys(_BUILT_IN_TAGS, _refuse)
+
+
+def dumps(value: object) -> bytes:
+    """Encode plain values."""
+    return cbor2.dumps(value)
+
+
+def loads(data: bytes) -> Any:
+    """Decode plain values; raise `RemoteProtocolError` for anything else."""
+    try:
+        return cbor2.loads(
+            data, tag_hook=_refuse, semantic_decoders=_DECODERS, max_depth=_MAX_DEPTH
+        )
+    except (cbor2.CBORDecodeError, ValueError, TypeError, RecursionError) as error:
+        raise RemoteProtocolError(f"not plain CBOR: {error}") from error
+
+
+def array(value: object, least: int) -> list[Any]:
+    """`value`, if it is an array of at least `least` elements."""
+    if not isinstance(value, list) or len(value) < least:
+        raise RemoteProtocolError(f"an array of {least} or more was expected")
+    return value
+
+
+def natural(value: object) -> int:
+    """`value`, if it is an integer from 0 to 2**64 - 1."""
+    if type(value) is not int or not 0 <= value < 2**64:
+        raise RemoteProtocolError("a number from 0 to 2**64 - 1 was expected")
+    return value
+
+
+def text(value: object, longest: int) -> str:
+    """`value`, if it is text of at most `longest` characters."""
+    if not isinstance(value, str) or len(value) > longest:
+        raise RemoteProtocolError(f"a text of at most {longest} characters was expected")
+    return value
+
+
+def node_id(value: object) -> NodeId:
+    """A node id, from its array [name, incarnation]."""
+    name, incarnation = array(value, 2)[:2]
+    return NodeId(text(name, 63), natural(incarnation))
+
+
+def process_id(value: object) -> ProcessId:
+    """A process id, from its array [node name, incarnation, number]."""
+    name, incarnation, number = array(value, 3)[:3]
+    return ProcessId(NodeId(text(name, 63), natural(incarnation)), natural(number))
+
+
+def process_id_array(process: ProcessId) -> list[object]:
+    """Undo `process_id`."""
+    return [process.node.name, process.node.incarnation, process.number]
