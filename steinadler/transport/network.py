@@ -9,28 +9,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from enum import Enum
 
 import trio
 
 from steinadler.identity import Address
-
-
-class Role(Enum):
-    """What a certificate entitles its holder to be."""
-
-    NODE = "node"
-    OBSERVER = "observer"
-
-
-@dataclass(frozen=True, slots=True)
-class PeerIdentity:
-    """Who the far end of a stream is, as its certificate says."""
-
-    cluster_id: str
-    role: Role
-    name: str
+from steinadler.security.peer import PeerIdentity as PeerIdentity
+from steinadler.security.peer import Role as Role
 
 
 class SecureStream(abc.ABC):
