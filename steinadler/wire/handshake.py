@@ -152,7 +152,7 @@ def decode_hello(payload: bytes) -> Hello:
             versions=versions,
         )
     window, message, reassembly = map(plain.natural, plain.array(fields.get("limits"), 3)[:3])
-    if not 0 < window or not 0 < message <= reassembly:
+    if not window > 0 or not 0 < message <= reassembly:
         raise RemoteProtocolError("a Hello with limits that allow nothing")
     return Hello(
         cluster_id=plain.text(fields.get("cluster"), 64),
