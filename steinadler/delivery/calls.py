@@ -1,0 +1,97 @@
+"""Calls: the caller's end (`PendingCalls`) and the end that owes the answer (`OwedCalls`).
+
+Call ids are drawn per node life and never used twice, so a late answer finds nothing (C2).  The
+node of the called process answers for it when it ends without having answered; so a call needs
+no monitor, and its end cannot overtake its reply (C1).
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from steinadler.delivery.index import Index
+from steinadler.identity import NodeId
+
+Waiter = TypeVar("Waiter")
+Debt = TypeVar("Debt")
+
+
+class PendingCalls(Generic[Waiter]):
+    """Calls that this node's programs wait for; `Waiter` is how to wake them."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, tuple[NodeId, Waiter]] = {}
+        self._by_node: Index[NodeId, int] = Index()
+        self._next_id = 1
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, node: NodeId, waiter: Waiter) -> int:
+        """Expect an answer from `node`; return the id to send with the call."""
+        id_ = self._next_id
+        self._next_id += 1
+        self._waiting[id_] = (node, waiter)
+        self._by_node.add(node, id_)
+        return id_
+
+    def remove(self, id_: int, node: NodeId | None = None) -> Waiter | None:
+        """The call is answered or given up.  None when nobody waits for it (from `node`)."""
+        entry = self._waiting.get(id_)
+        if entry is None or (node is not None and entry[0] != node):
+            return None
+        del self._waiting[id_]
+        self._by_node.discard(entry[0], id_)
+        return entry[1]
+
+    def node_down(self, node: NodeId) -> list[Waiter]:
+        """Remove and return whoever waits for `node`, oldest first."""
+        waiters = (self.remove(id_) for id_ in self._by_node.get(node))
+        return [waiter for waiter in waiters if waiter is not None]
+
+
+class OwedCalls(Generic[Debt]):
+    """Answers that this node's processes owe, by caller and by process."""
+
+    def __init__(self) -> None:
+        self._owed: dict[tuple[NodeId, int], tuple[int, Debt]] = {}
+        self._by_process: Index[int, tuple[NodeId, int]] = Index()
+        self._by_node: Index[NodeId, int] = Index()
+
+    def __len__(self) -> int:
+        return len(self._owed)
+
+    def add(self, caller: NodeId, id_: int, process: int, debt: Debt) -> bool:
+        """Process number `process` owes `caller` an answer; False when the id is in use."""
+        key = (caller, id_)
+        if key in self._owed:
+            return False
+        self._owed[key] = (process, debt)
+        self._by_process.add(process, key)
+        self._by_node.add(caller, id_)
+        return True
+
+    def settle(self, caller: NodeId, id_: int) -> Debt | None:
+        """The answer goes out, or is no longer wanted.  None when it is owed no more."""
+        entry = self._owed.pop((caller, id_), None)
+        if entry is None:
+            return None
+        self._by_process.discard(entry[0], (caller, id_))
+        self._by_node.discard(caller, id_)
+        return entry[1]
+
+    def process_ended(self, process: int) -> list[tuple[NodeId, int, Debt]]:
+        """Remove and return what process `process` still owed."""
+        return self._settle_all(self._by_process.get(process))
+
+    def node_down(self, caller: NodeId) -> list[tuple[NodeId, int, Debt]]:
+        """Remove and return what was owed to `caller`."""
+        return self._settle_all([(caller, id_) for id_ in self._by_node.get(caller)])
+
+    def _settle_all(self, keys: list[tuple[NodeId, int]]) -> list[tuple[NodeId, int, Debt]]:
+        settled = []
+        for caller, id_ in keys:
+            debt = self.settle(caller, id_)
+            if debt is not None:
+                settled.append((caller, id_, debt))
+        return settled
