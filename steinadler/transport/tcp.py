@@ -1,0 +1,284 @@
+"""The real network: TCP, and nothing on it that is not TLS.
+
+One port serves everything.  A connection goes through three gates before any other code sees
+it: it is accepted only while fewer than `max_handshakes` others are being looked at (more wait
+in the kernel's backlog), it must finish its TLS handshake within `handshake_timeout_s`, and the
+handshake must show a certificate of this cluster.  Whoever fails is one line in the log, with
+its address and what it looks like, and nothing else; so a port scanner, a browser, a stalled
+client and a node of another cluster cost a bounded amount of memory and time each (promises
+X2, X4).
+
+Dialling tries a name's addresses as RFC 8305 says (`trio.open_tcp_stream`), so one dead
+address family does not eat the caller's time.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+
+import ifaddr
+import trio
+
+from steinadler.config import DialSettings, WireSettings
+from steinadler.errors import ConfigError, SecurityError
+from steinadler.identity import Address
+from steinadler.security.credentials import Credentials
+from steinadler.transport.network import DialError, Network, SecureStream
+from steinadler.transport.tls import AnotherProtocol, TlsStream, address_of, explain, handshake
+
+_BACKLOG = 1024
+_ACCEPT_BACKOFF_S = 0.1
+# Errors of accept() that tell of a bug here; all others are the network's or the machine's, and
+# pass (accept(2): the errors of the new connection are reported there too).
+_ACCEPT_BUGS = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT}
+_REFUSED = {errno.ECONNREFUSED, errno.ECONNRESET}
+# This machine cannot even try: no evidence either way when another address was refused.
+_UNTRIED = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENETUNREACH}
+# Documentation addresses (RFC 5737, RFC 3849): routed like any other, and nobody's.
+_ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+
+_log = logging.getLogger("steinadler.transport")
+
+
+class TcpNetwork(Network):
+    """A `Network` on this machine's sockets."""
+
+    def __init__(
+        self, credentials: Credentials, settings: DialSettings, wire: WireSettings
+    ) -> None:
+        self.identity = credentials.identity
+        self._credentials = credentials
+        self._max_handshakes = settings.max_handshakes
+        self._handshake_timeout_s = wire.handshake_timeout_s
+
+    async def serve(
+        self,
+        host: str | None,
+        port: int,
+        handler: Callable[[SecureStream], Awaitable[None]],
+        *,
+        task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        listeners = await _listen(host, port)
+        handshakes = trio.Semaphore(self._max_handshakes)
+        try:
+            async with trio.open_nursery() as nursery:
+                for listener in listeners:
+                    nursery.start_soon(self._accept, listener, handshakes, handler, nursery)
+                task_status.started(_reachable_at(host, listeners))
+        finally:
+            for listener in listeners:
+                listener.close()
+
+    async def _accept(
+        self,
+        listener: socket.socket,
+        handshakes: trio.Semaphore,
+        handler: Callable[[SecureStream], Awaitable[None]],
+        nursery: trio.Nursery,
+    ) -> None:
+        failing = False
+        while True:
+            # In this order, so that an idle listener does not sit on a place.
+            await trio.lowlevel.wait_readable(listener)
+            await handshakes.acquire()
+            try:
+                sock, sockaddr = listener.accept()
+            except BlockingIOError:
+                handshakes.release()
+                continue
+            except OSError as error:
+                handshakes.release()
+                if error.errno in _ACCEPT_BUGS:
+                    raise
+                if not failing:
+                    _log.warning("cannot accept connections for now: %s", explain(error))
+                failing = True
+                await trio.sleep(_ACCEPT_BACKOFF_S)
+                continue
+            failing = False
+            nursery.start_soon(self._welcome, sock, address_of(sockaddr), handshakes, handler)
+
+    async def _welcome(
+        self,
+        sock: socket.socket,
+        remote: Address,
+        handshakes: trio.Semaphore,
+        handler: Callable[[SecureStream], Awaitable[None]],
+    ) -> None:
+        stream: TlsStream | None = None
+        refusal = f"no handshake within {self._handshake_timeout_s:g} s"
+        try:
+            with trio.move_on_after(self._handshake_timeout_s):
+                stream = await handshake(
+                    sock,
+                    self._credentials.server_context(),
+                    server_side=True,
+                    cluster_id=self.identity.cluster_id,
+                )
+        except (SecurityError, trio.BrokenResourceError) as error:
+            refusal = str(error)
+        finally:
+            handshakes.release()
+            if stream is None:
+                sock.close()
+        if stream is None:
+            _log.warning("refused a connection from %s: %s", remote, refusal)
+        else:
+            await handler(stream)
+
+    async def dial(self, address: Address) -> SecureStream:
+        try:
+            connected = await trio.open_tcp_stream(address.host, address.port)
+        except OSError as error:
+            raise _unconnected(address, error) from error
+        except (ValueError, OverflowError) as error:
+            # An address told by a peer may be nonsense: no host name, no port.
+            raise DialError(f"{address} is not an address: {error}", refused=False) from error
+        sock = socket.socket(fileno=connected.socket.detach())
+        try:
+            return await handshake(
+                sock,
+                self._credentials.client_context(),
+                server_side=False,
+                cluster_id=self.identity.cluster_id,
+            )
+        except SecurityError as error:
+            somebody_else = isinstance(error, AnotherProtocol)
+            raise DialError(f"{address}: {error}", refused=somebody_else) from error
+        except trio.BrokenResourceError as error:
+            reset = isinstance(error.__cause__, ConnectionResetError)
+            raise DialError(f"{address}: {error}", refused=reset) from error
+        except BaseException:
+            sock.close()
+            raise
+
+
+def _unconnected(address: Address, error: OSError) -> DialError:
+    attempts: Iterable[BaseException] = (
+        error.__cause__.exceptions if isinstance(error.__cause__, BaseExceptionGroup) else (error,)
+    )
+    errors = [attempt for attempt in attempts if isinstance(attempt, OSError)]
+    numbers = {attempt.errno for attempt in errors}
+    # Trio puts the address into each text; the bare words say it once.
+    words = {
+        os.strerror(attempt.errno)
+        if attempt.errno is not None and not isinstance(attempt, socket.gaierror)
+        else explain(attempt)
+        for attempt in errors
+    }
+    refused = bool(numbers & _REFUSED) and numbers <= _REFUSED | _UNTRIED
+    return DialError(f"{address}: {', '.join(sorted(words))}", refused=refused)
+
+
+async def _listen(host: str | None, port: int) -> list[socket.socket]:
+    """Bind every address that `host` stands for, to one port."""
+    if not 0 <= port < 65536:
+        raise ConfigError(f"{port} is not a port: use 1 to 65535, or 0 for any that is free")
+    listeners: list[socket.socket] = []
+    skipped: OSError | None = None
+    try:
+        for family, bindable in await _bindable(host, port):
+            try:
+                listener = socket.create_server(
+                    (bindable, listeners[0].getsockname()[1] if listeners else port),
+                    family=family,
+                    backlog=_BACKLOG,
+                    dualstack_ipv6=host is None and family == socket.AF_INET6,
+                )
+            except OSError as error:
+                # A name may stand for an address family that this machine does not have.
+                if error.errno not in _UNTRIED:
+                    raise
+                skipped = error
+                continue
+            listener.setblocking(False)
+            listeners.append(listener)
+        if skipped is not None and not listeners:
+            raise skipped
+    except OSError as error:
+        for listener in listeners:
+            listener.close()
+        raise _cannot_listen(host, port, error) from error
+    return listeners
+
+
+async def _bindable(host: str | None, port: int) -> list[tuple[socket.AddressFamily, str]]:
+    if host is None:
+        # One socket for both versions, where the system can: two could not share a free port.
+        dual = socket.has_dualstack_ipv6()
+        return [(socket.AF_INET6, "::") if dual else (socket.AF_INET, "0.0.0.0")]
+    try:
+        found = await trio.socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (socket.gaierror, ValueError) as error:
+        raise ConfigError(f"{host!r} is not the name or address of a host: {error}") from error
+    # A dict, because a name may be listed twice for one address.
+    return list(dict.fromkeys((family, str(sockaddr[0])) for family, _, _, _, sockaddr in found))
+
+
+def _cannot_listen(host: str | None, port: int, error: OSError) -> ConfigError:
+    where = "" if host is None else f" of {host}"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return ConfigError(
+                f"port {port}{where} is in use; "
+                "stop what uses it, or choose another (0 takes any that is free)"
+            )
+        case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
+            return ConfigError(f"{host!r} is not an address of this machine")
+        case errno.EACCES | errno.EPERM:
+            return ConfigError(f"this user may not listen on port {port}{where}")
+        case _:
+            return ConfigError(f"cannot listen on port {port}{where}: {explain(error)}")
+
+
+def _reachable_at(host: str | None, listeners: list[socket.socket]) -> tuple[Address, ...]:
+    """Where peers may reach the listeners, the likeliest first."""
+    bound = [listener.getsockname() for listener in listeners]
+    port: int = bound[0][1]
+    addresses = [ipaddress.ip_address(sockaddr[0]) for sockaddr in bound]
+    versions = {address.version for address in addresses if address.is_unspecified}
+    if host is not None and not versions:
+        return (Address(host, port),)
+    if host is None:
+        versions.add(4)
+    hosts = [str(address) for address in _interface_addresses() if address.version in versions]
+    return tuple(Address(each, port) for each in hosts or ["127.0.0.1" if 4 in versions else "::1"])
+
+
+def _interface_addresses() -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """This machine's addresses that others may reach, the likeliest first."""
+    sources = {_source_of_default_route(family) for family in _ELSEWHERE}
+    found = {
+        ipaddress.ip_address(ip.ip if isinstance(ip.ip, str) else ip.ip[0])
+        for adapter in ifaddr.get_adapters()
+        for ip in adapter.ips
+    }
+    usable = [
+        address
+        for address in found
+        # An IPv6 link-local address means nothing without the name of the reader's own interface.
+        if not address.is_loopback and not (address.version == 6 and address.is_link_local)
+    ]
+    return sorted(
+        usable,
+        key=lambda a: (str(a) not in sources, a.is_link_local, a.version, int(a)),
+    )
+
+
+def _source_of_default_route(family: socket.AddressFamily) -> str | None:
+    # Connecting a datagram socket only asks the routing table; nothing is sent.  The interface
+    # it names is the one that others use, and not, say, a bridge of virtual machines.
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((_ELSEWHERE[family], 9))
+            return str(probe.getsockname()[0])
+    except OSError:
+        return None
