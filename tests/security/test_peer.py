@@ -1,0 +1,101 @@
+"""What `identify` believes, and that it believes nothing else (promises X3, X4, S3)."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from clocks import NOON
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from steinadler.errors import SecurityError
+from steinadler.security import Authority, PeerIdentity, Role, identify
+from steinadler.security.authority import CERTIFICATE_VALIDITY
+
+CLUSTER = "0123456789abcdef" * 2
+ALICE = PeerIdentity(CLUSTER, Role.NODE, "alice")
+KEY = ec.generate_private_key(ec.SECP256R1())
+GOOD = (
+    Authority.create(CLUSTER, NOON).issue(ALICE, KEY.public_key(), NOON).public_bytes(Encoding.DER)
+)
+
+
+def certificate(*names: x509.GeneralName) -> bytes:
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(x509.Name([]))
+        .public_key(KEY.public_key())
+        .serial_number(1)
+        .not_valid_before(NOON)
+        .not_valid_after(NOON + CERTIFICATE_VALIDITY)
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
+    return builder.sign(KEY, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def uri(text: str) -> x509.UniformResourceIdentifier:
+    return x509.UniformResourceIdentifier(text)
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("name", ["a", "web-1.example", "A_b", "x" * 63])
+def test_the_identity_is_the_certificates(role: Role, name: str) -> None:
+    """X3: what was certified is what is read."""
+    identity = PeerIdentity(CLUSTER, role, name)
+    issued = Authority.create(CLUSTER, NOON).issue(identity, KEY.public_key(), NOON)
+    assert identify(issued.public_bytes(Encoding.DER), CLUSTER) == identity
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        ([], "no subject alternative name"),
+        ([x509.DNSName("alice")], "1 alternative names where one URI belongs"),
+        ([uri(ALICE.uri), uri(ALICE.uri)], "2 alternative names"),
+        ([uri(ALICE.uri), x509.DNSName("alice")], "2 alternative names"),
+        ([uri(ALICE.uri), x509.IPAddress(ipaddress.ip_address("::1"))], "2 alternative names"),
+        ([uri(f"spiffe://{'f' * 32}/node/alice")], "is of cluster ffff"),
+        ([uri(f"spiffe://{CLUSTER}/admin/alice")], "unknown role"),
+        ([uri(f"spiffe://{CLUSTER}/node/-alice")], "bad name"),
+        ([uri(f"spiffe://{CLUSTER}/node/al%20ice")], "bad name"),
+        ([uri(f"spiffe://{CLUSTER}/node/{'x' * 64}")], "bad name"),
+        ([uri(f"spiffe://{CLUSTER}/node/alice\n")], "bad name"),
+        ([uri(f"spiffe://{CLUSTER}/node/")], "not a SPIFFE ID"),
+        ([uri(f"spiffe://{CLUSTER}/node/alice/more")], "not a SPIFFE ID"),
+        ([uri(f"spiffe://{CLUSTER}/node/alice?x")], "not a SPIFFE ID"),
+        ([uri(f"spiffe://{CLUSTER}:1/node/alice")], "not a SPIFFE ID"),
+        ([uri(f"spiffe://eve@{CLUSTER}/node/alice")], "not a SPIFFE ID"),
+        ([uri(f"https://{CLUSTER}/node/alice")], "not a SPIFFE ID"),
+        ([uri(f"SPIFFE://{CLUSTER}/node/alice")], "not a SPIFFE ID"),
+    ],
+)
+def test_anything_odd_is_refused(names: list[x509.GeneralName], complaint: str) -> None:
+    with pytest.raises(SecurityError, match=complaint):
+        identify(certificate(*names), CLUSTER)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_certificate_are_refused(der: bytes) -> None:
+    """X4: no bytes from a peer raise anything but `SecurityError`."""
+    with pytest.raises(SecurityError):
+        identify(der, CLUSTER)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
+def test_a_damaged_certificate_is_refused_or_still_names_this_cluster(at: int, by: int) -> None:
+    """X4, byte by byte over a real certificate (its chain would fail; reading it does not)."""
+    der = bytearray(GOOD)
+    der[at] ^= by
+    try:
+        identity = identify(bytes(der), CLUSTER)
+    except SecurityError:
+        return
+    assert identity.cluster_id == CLUSTER
