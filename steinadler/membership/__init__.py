@@ -1,0 +1,57 @@
+"""Who is in the cluster: the SWIM engine, without I/O.
+
+`Swim` decides; `members` holds the records and the one rule that compares them; `messages` is
+what travels; `events` is what the engine is told and what it asks for.  The protocol is that of
+Das, Gupta and Motivala, "SWIM: Scalable Weakly-consistent Infection-style Process Group
+Membership Protocol" (2002), run over connections that are already authenticated and ordered
+instead of UDP.
+"""
+
+from steinadler.membership.events import (
+    Admission,
+    Cleared,
+    Connected,
+    Disconnected,
+    Down,
+    Effect,
+    Input,
+    Leave,
+    ObserverConnected,
+    ObserverDisconnected,
+    Received,
+    Refused,
+    Send,
+    Suspected,
+    Up,
+    Updated,
+    Usurped,
+)
+from steinadler.membership.members import Member, MemberState
+from steinadler.membership.messages import Message, decode, encode
+from steinadler.membership.swim import Swim
+
+__all__ = [
+    "Admission",
+    "Cleared",
+    "Connected",
+    "Disconnected",
+    "Down",
+    "Effect",
+    "Input",
+    "Leave",
+    "Member",
+    "MemberState",
+    "Message",
+    "ObserverConnected",
+    "ObserverDisconnected",
+    "Received",
+    "Refused",
+    "Send",
+    "Suspected",
+    "Swim",
+    "Up",
+    "Updated",
+    "Usurped",
+    "decode",
+    "encode",
+]

@@ -1,0 +1,112 @@
+"""Member records, and the one rule that says which of two records about a name wins.
+
+Every node holds at most one record per name, and merges what it hears with what it holds by
+`join`.  Because `join` is a maximum over a total order it is commutative, associative and
+idempotent: however often, in whatever order and by whatever path records arrive, nodes that
+have heard the same records hold the same table.  Comparing arrival times instead was refused:
+news of a former life would then be believed when it is late (promise D3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import pairwise
+
+from steinadler.errors import ConfigError
+from steinadler.identity import Address, NodeId
+
+# The largest record, encoded: three of them fit one frame of 16 KiB.
+MAX_RECORD_BYTES = 4096
+# CBOR's heads and integers around one record, at most (RFC 8949 section 3).
+_HEAD_BYTES = 32
+
+
+class MemberState(IntEnum):
+    """What is believed of one life of a node.  The numbers travel; their order is the rule's."""
+
+    ALIVE = 0
+    SUSPECT = 1
+    DOWN = 2
+    LEFT = 3
+
+    @property
+    def is_member(self) -> bool:
+        """Whether a node in this state counts as a member: a suspect still does."""
+        return self is MemberState.ALIVE or self is MemberState.SUSPECT
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One record: what is known of the node called `node.name`.
+
+    `refutation` is SWIM's incarnation number (section 4.2): only the node itself raises it, to
+    overrule a suspicion.  It has another name here because an incarnation is a life of a node.
+    `labels` are sorted by key, each key once.  Raises `ConfigError` when they are not, or when
+    name, addresses and labels take more than 4096 bytes.
+    """
+
+    node: NodeId
+    addresses: tuple[Address, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    state: MemberState = MemberState.ALIVE
+    refutation: int = 0
+
+    def __post_init__(self) -> None:
+        if any(one >= other for (one, _), (other, _) in pairwise(self.labels)):
+            raise ConfigError("labels are sorted by key, each key once")
+        if self.size_bound() > MAX_RECORD_BYTES:
+            raise ConfigError(
+                f"the addresses and labels of {self.node.name!r} take more than "
+                f"{MAX_RECORD_BYTES} bytes: give it fewer, or shorter ones"
+            )
+
+    def label(self, key: str) -> str | None:
+        """The value of a label, or None when the node does not have it."""
+        return dict(self.labels).get(key)
+
+    def size_bound(self) -> int:
+        """No fewer bytes than this record takes when encoded in a message."""
+        size = _HEAD_BYTES + len(self.node.name)
+        for address in self.addresses:
+            size += len(address.host.encode()) + 8
+        for key, value in self.labels:
+            size += len(key.encode()) + len(value.encode()) + 6
+        return size
+
+
+def _rank(
+    record: Member,
+) -> tuple[int, bool, int, int, tuple[Address, ...], tuple[tuple[str, str], ...]]:
+    return (
+        record.node.incarnation,
+        record.state is MemberState.LEFT,
+        record.refutation,
+        record.state,
+        record.addresses,
+        record.labels,
+    )
+
+
+def supersedes(new: Member, held: Member) -> bool:
+    """Whether `new` replaces `held`, a record about the same name.
+
+    The first row in which the two differ decides:
+
+    | compared                    | the winner                              |
+    |-----------------------------|-----------------------------------------|
+    | `node.incarnation`          | the later life, whatever the states     |
+    | LEFT or not                 | LEFT: it is final, never refuted        |
+    | `refutation`                | the higher: the node's own later word   |
+    | state                       | ALIVE < SUSPECT < DOWN (< LEFT)         |
+    | addresses, then labels      | the greater, so that all pick the same  |
+
+    The last row never decides between honest nodes (one that changes its addresses raises its
+    refutation), and makes the order total.
+    """
+    return _rank(new) > _rank(held)
+
+
+def join(one: Member, other: Member) -> Member:
+    """The winner of two records about one name, by the table of `supersedes`."""
+    return other if supersedes(other, one) else one

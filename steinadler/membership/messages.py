@@ -1,0 +1,245 @@
+"""The messages that engines exchange, and their bytes.
+
+A message is one CBOR array of plain types (RFC 8949): its type code, its fields.  A member record
+is an array too.  Elements after the known ones are ignored, in messages and in records alike, so
+that the next version may add fields; a type code that is not known is an error, because the
+handshake has agreed on the version.  Maps, tags and objects were refused: arrays of integers,
+strings and arrays are all that a decoder has to survive (promise X4).
+
+    Ping          [1, sequence, updates]             answer me
+    PingRequest   [2, sequence, target, updates]     ping the target for me (SWIM 4.1)
+    Ack           [3, sequence, updates]             the answer to either
+    Gossip        [4, updates]                       news
+    SyncRequest   [5, members]                       all I know; tell me all you know
+    SyncReply     [6, members]                       all I know
+    target        [name, incarnation]
+    member        [name, incarnation, addresses, labels, state, refutation]
+    address       [host, port]
+    label         [key, value]
+
+A message fits one frame of 16 KiB: see `steinadler.membership.dissemination` for how a table that
+does not is sent.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias, assert_never
+
+import cbor2
+
+from steinadler.errors import ConfigError, RemoteProtocolError
+from steinadler.identity import Address, NodeId, check_node_name
+from steinadler.membership.members import Member, MemberState
+
+# A message fits one frame (design section 5), and so no decoder looks at more than this.
+MAX_MESSAGE_BYTES = 16_384 - 16
+# The smallest record takes about ten bytes; this is more than a message can hold.
+MAX_RECORDS = 2_048
+# message > records > record > addresses > address; cbor2 counts the outermost as one.
+_MAX_DEPTH = 6
+# Integers that any language's 64-bit signed type holds, with room to add one.
+MAX_INTEGER = 2**62
+
+# Every tag that cbor2 decodes by itself.  None is ours, so each is an error.
+_BUILT_IN_TAGS = (
+    *(0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100),
+    *(256, 258, 260, 261, 1004, 43000, 55799),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there?  Answered by an `Ack` of the same sequence."""
+
+    sequence: int
+    updates: tuple[Member, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PingRequest:
+    """Is `target` there?  The receiver pings it, and passes its `Ack` on."""
+
+    sequence: int
+    target: NodeId
+    updates: tuple[Member, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """I am here, or the target of your `PingRequest` is."""
+
+    sequence: int
+    updates: tuple[Member, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gossip:
+    """News that nobody asked for."""
+
+    updates: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    """The sender's table, or the last part of it; answered by `SyncReply`."""
+
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReply:
+    """The sender's table, or a part of it.  Not answered."""
+
+    members: tuple[Member, ...]
+
+
+Message: TypeAlias = Ping | PingRequest | Ack | Gossip | SyncRequest | SyncReply
+
+
+def encode(message: Message) -> bytes:
+    """The message's bytes."""
+    match message:
+        case Ping(sequence, updates):
+            return cbor2.dumps([1, sequence, _records(updates)])
+        case PingRequest(sequence, target, updates):
+            target_fields = [target.name, target.incarnation]
+            return cbor2.dumps([2, sequence, target_fields, _records(updates)])
+        case Ack(sequence, updates):
+            return cbor2.dumps([3, sequence, _records(updates)])
+        case Gossip(updates):
+            return cbor2.dumps([4, _records(updates)])
+        case SyncRequest(members):
+            return cbor2.dumps([5, _records(members)])
+        case SyncReply(members):
+            return cbor2.dumps([6, _records(members)])
+        case _:
+            assert_never(message)
+
+
+def decode(data: bytes) -> Message:
+    """The message that `data` is, no more and no less.
+
+    Raises `RemoteProtocolError` for anything else: cut short, trailing bytes, over 16 KiB, a type
+    code that is not known, a field of the wrong type or out of its range, a tag.
+    """
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise RemoteProtocolError(f"a membership message of {len(data)} bytes is too large")
+    buffer = io.BytesIO(data)
+    try:
+        fields = cbor2.CBORDecoder(
+            buffer, max_depth=_MAX_DEPTH, semantic_decoders=_REFUSE_TAGS, tag_hook=_refuse_tag
+        ).decode()
+    # cbor2 lets a few built-in errors through (unhashable keys, recursion); the data is at fault.
+    except Exception as error:
+        raise RemoteProtocolError(f"a membership message does not parse: {error}") from error
+    if buffer.tell() != len(data):
+        raise RemoteProtocolError("bytes after the end of a membership message")
+    try:
+        return _message(fields)
+    except ConfigError as error:
+        raise RemoteProtocolError(f"a membership message names what cannot be: {error}") from error
+
+
+def _refuse_tag(*_: object) -> NoReturn:
+    raise ValueError("tags are not allowed")
+
+
+_REFUSE_TAGS: dict[int, Any] = dict.fromkeys(_BUILT_IN_TAGS, _refuse_tag)
+
+
+def _records(members: Iterable[Member]) -> list[list[object]]:
+    return [
+        [
+            member.node.name,
+            member.node.incarnation,
+            [[address.host, address.port] for address in member.addresses],
+            [[key, value] for key, value in member.labels],
+            int(member.state),
+            member.refutation,
+        ]
+        for member in members
+    ]
+
+
+def _message(value: object) -> Message:
+    # A pattern compares with ==, and to Python both True and 1.0 equal 1.
+    if not isinstance(value, list) or not value or type(value[0]) is not int:
+        raise RemoteProtocolError("not an array that begins with a type code")
+    match value:
+        case [1, sequence, updates, *_]:
+            return Ping(_integer(sequence), _members(updates))
+        case [2, sequence, [name, incarnation, *_], updates, *_]:
+            return PingRequest(_integer(sequence), _node(name, incarnation), _members(updates))
+        case [3, sequence, updates, *_]:
+            return Ack(_integer(sequence), _members(updates))
+        case [4, updates, *_]:
+            return Gossip(_members(updates))
+        case [5, members, *_]:
+            return SyncRequest(_members(members))
+        case [6, members, *_]:
+            return SyncReply(_members(members))
+        case _:
+            raise RemoteProtocolError("not a membership message of this version")
+
+
+def _members(value: object) -> tuple[Member, ...]:
+    if not isinstance(value, list) or len(value) > MAX_RECORDS:
+        raise RemoteProtocolError("not a list of members, or too long")
+    return tuple(_member(item) for item in value)
+
+
+def _member(value: object) -> Member:
+    match value:
+        case [name, incarnation, list(addresses), list(labels), state, refutation, *_]:
+            return Member(
+                _node(name, incarnation),
+                tuple(_address(item) for item in addresses),
+                tuple(_label(item) for item in labels),
+                _state(state),
+                _integer(refutation),
+            )
+        case _:
+            raise RemoteProtocolError("not a member record")
+
+
+def _node(name: object, incarnation: object) -> NodeId:
+    return NodeId(check_node_name(_text(name)), _integer(incarnation))
+
+
+def _address(value: object) -> Address:
+    match value:
+        case [host, port, *_] if (number := _integer(port)) < 65_536:
+            return Address(_text(host), number)
+        case _:
+            raise RemoteProtocolError("not an address")
+
+
+def _label(value: object) -> tuple[str, str]:
+    match value:
+        case [key, text, *_]:
+            return _text(key), _text(text)
+        case _:
+            raise RemoteProtocolError("not a label")
+
+
+def _state(value: object) -> MemberState:
+    number = _integer(value)
+    if number > MemberState.LEFT:
+        raise RemoteProtocolError(f"{number} is not a member's state")
+    return MemberState(number)
+
+
+def _integer(value: object) -> int:
+    # True is an int to Python, and not to the protocol.
+    if type(value) is not int or not 0 <= value <= MAX_INTEGER:
+        raise RemoteProtocolError("not an integer from 0 to 2**62")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise RemoteProtocolError("not a text string")
+    return value

@@ -1,0 +1,128 @@
+"""What this node believes of each other node, and which events a change of belief is.
+
+There is one entry per name.  It holds the record that has won so far (`members.supersedes`) and
+what has become of our own connection to that life of the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from steinadler.identity import NodeId
+from steinadler.membership.events import Cleared, Down, Effect, Suspected, Up, Updated
+from steinadler.membership.members import Member, MemberState
+
+# Beyond this, names heard of are not taken in: a peer must not make the table grow for ever (X4).
+MAX_ENTRIES = 16_384
+
+
+class Link(Enum):
+    """Our own connection to the life that an entry is about."""
+
+    # Heard of, never met: a refused dial then says more about addresses than about the node.
+    NEVER = "never"
+    CONNECTED = "connected"
+    LOST = "lost"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One name.  `since` is when `member` was taken in, by the shell's clock."""
+
+    member: Member
+    link: Link
+    since: float
+
+
+class Table:
+    """Everybody but this node, by name."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def find(self, name: str) -> Entry | None:
+        """The entry of that name, whichever life it is about."""
+        return self._entries.get(name)
+
+    def entry_of(self, node: NodeId) -> Entry | None:
+        """The entry of that name, if it is about that very life (promise D3)."""
+        entry = self._entries.get(node.name)
+        return entry if entry is not None and entry.member.node == node else None
+
+    def add(self, entry: Entry) -> None:
+        """Begin to hold a record about a name."""
+        self._entries[entry.member.node.name] = entry
+
+    def drop(self, name: str) -> None:
+        """Forget the name altogether."""
+        del self._entries[name]
+
+    def connected(self) -> list[NodeId]:
+        """The nodes that a message would reach now, except those that have left."""
+        return [
+            entry.member.node
+            for entry in self._entries.values()
+            if entry.link is Link.CONNECTED and entry.member.state is not MemberState.LEFT
+        ]
+
+    def connected_members(self) -> list[NodeId]:
+        """The nodes that a message would reach now and that count as members."""
+        return [
+            entry.member.node
+            for entry in self._entries.values()
+            if entry.link is Link.CONNECTED and entry.member.state.is_member
+        ]
+
+    def forget(self, before: float) -> list[str]:
+        """Drop, and name, who was down or had left before that time and is not connected."""
+        names = [
+            name
+            for name, entry in self._entries.items()
+            if not entry.member.state.is_member
+            and entry.since < before
+            and entry.link is not Link.CONNECTED
+        ]
+        for name in names:
+            del self._entries[name]
+        return names
+
+
+def transition(old: Member | None, new: Member, reason: str) -> list[Effect]:
+    """The events that follow when `new` takes the place of `old` (None: of nothing).
+
+    `reason` goes into a `Down` of the same life.
+
+    | from \\ to  | ALIVE             | SUSPECT       | DOWN, LEFT |
+    |-------------|-------------------|---------------|------------|
+    | (unknown)   | Up                | Up, Suspected | -          |
+    | ALIVE       | (Updated)         | Suspected     | Down       |
+    | SUSPECT     | Cleared (Updated) | -             | Down       |
+    | DOWN, LEFT  | Up                | Up, Suspected | -          |
+
+    Another life is a Down of the old one where that was a member, then the row "(unknown)".
+    Updated is for addresses or labels that differ.
+    """
+    events: list[Effect] = []
+    was_member = old is not None and old.state.is_member
+    if old is not None and old.node != new.node:
+        if was_member:
+            events.append(Down(old, "replaced by a new incarnation"))
+        was_member = False
+    if not new.state.is_member:
+        return [*events, Down(new, reason)] if was_member else events
+    if old is None or not was_member:
+        events.append(Up(new))
+        return [*events, Suspected(new)] if new.state is MemberState.SUSPECT else events
+    if new.state is not old.state:
+        events.append(Suspected(new) if new.state is MemberState.SUSPECT else Cleared(new))
+    if (new.addresses, new.labels) != (old.addresses, old.labels):
+        events.append(Updated(new))
+    return events
