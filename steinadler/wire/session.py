@@ -346,6 +346,20 @@ class Session:
         """Items that wait for their turn to be sent."""
         return sum(len(channel.queue) for channel in self._outbound.values())
 
+    @property
+    def drained(self) -> bool:
+        """Whether the peer's node has everything that was ever queued here."""
+        return not (self._unacknowledged or self.queued_items or self._housekeeping)
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Whether `data_to_send` would return something, acknowledgements aside."""
+        if self._unnumbered or self._replay or self._rings[Priority.CONTROL]:
+            return True
+        return self._may_send_more() and bool(
+            self._housekeeping or self._rings[Priority.MESSAGES] or self._rings[Priority.BULK]
+        )
+
     def data_to_send(self) -> bytes:
         """About BATCH_BYTES of frames to write next, or nothing.
 

@@ -1,0 +1,265 @@
+"""A link: one session with one life of a peer, and the connection that carries it now.
+
+    flush() --> inline write, when nothing is under way (no task wakes up for it)
+            \\-> writer task, when the socket is full or messages come in a burst
+    reader task --> Session.receive --> handler(link, events)
+
+The reader never waits for anybody: the handler is a plain function, and what it produces is
+queued.  Only one of inline write and writer writes at a time; both go on where the stream stands.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from enum import Enum
+
+import trio
+
+from steinadler.config import WireSettings
+from steinadler.errors import RemoteProtocolError
+from steinadler.identity import NodeId
+from steinadler.transport.network import Role, SecureStream
+from steinadler.wire.channels import Target
+from steinadler.wire.handshake import ConnectionRank, SessionOffer
+from steinadler.wire.session import Event, Granted, PeerLimits, Session
+
+logger = logging.getLogger("steinadler.transport")
+
+
+class LinkState(Enum):
+    """Where a link stands."""
+
+    WAITING = "waiting for a connection"
+    CONNECTED = "connected"
+    ENDED = "ended"
+
+
+class Link:
+    """A session and its connection.  Made by `Connections`; ended once, for good.
+
+    `token` and `peer_token` name the session in handshakes; `peer_token` 0 means that no
+    connection has carried it yet.
+    """
+
+    def __init__(
+        self,
+        node: NodeId,
+        role: Role,
+        token: int,
+        settings: WireSettings,
+        handler: Callable[[Link, list[Event]], None],
+    ) -> None:
+        self.node = node
+        self.role = role
+        self.token = token
+        self.peer_token = 0
+        self.state = LinkState.WAITING
+        self.session = Session(settings)
+        self.rank = ConnectionRank(0, "")  # of the latest connection
+        self.changed = trio.Event()  # set and replaced at each change of state
+        self._settings = settings
+        self._handler = handler
+        self._stream: SecureStream | None = None
+        self._scope: trio.CancelScope | None = None
+        self._writer = trio.lowlevel.ParkingLot()
+        self._acknowledger = trio.lowlevel.ParkingLot()
+        self._drained = trio.lowlevel.ParkingLot()
+        self._may_write_inline = False
+        self._credit_waiters: dict[Target, trio.lowlevel.ParkingLot] = {}
+
+    @property
+    def connected(self) -> bool:
+        return self.state is LinkState.CONNECTED
+
+    def offer(self, connection_number: int) -> SessionOffer:
+        """What this end remembers, for a Hello."""
+        return SessionOffer(
+            self.token, self.peer_token, self.session.last_received, connection_number
+        )
+
+    def can_resume(self, offer: SessionOffer) -> bool:
+        """Whether both ends remember the same session."""
+        # The peer may have missed our first Hello; then it knows no token of ours yet.
+        return offer.token == self.peer_token and offer.peer_token in (0, self.token)
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def _become(self, state: LinkState) -> None:
+        self.state = state
+        self._drained.unpark_all()
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def end(self) -> None:
+        """End the session: close the connection and wake everybody who waits to send."""
+        if self.state is not LinkState.ENDED:
+            self._become(LinkState.ENDED)
+            self.drop_connection()
+            for lot in self._credit_waiters.values():
+                lot.unpark_all()
+            self._credit_waiters.clear()
+
+    def drop_connection(self) -> None:
+        """Close the present connection, if any; the session stays."""
+        if self._scope is not None:
+            self._scope.cancel()
+        if self._stream is not None:
+            self._stream.close_nowait()
+            self._stream = None
+
+    def attach(
+        self, stream: SecureStream, rank: ConnectionRank, limits: PeerLimits, last_received: int
+    ) -> None:
+        """Carry the session on over `stream`, from what the peer last received; an older
+        connection is dropped.
+
+        Raises `RemoteProtocolError` when the peer cannot have received that.  `run` must follow.
+        """
+        self.drop_connection()
+        self.session.connected(limits, last_received)
+        self.rank = rank
+        self._stream = stream
+        self._scope = trio.CancelScope()
+        self._become(LinkState.CONNECTED)
+        for target in list(self._credit_waiters):
+            self._wake_credit_waiter(target)
+
+    async def run(self, stream: SecureStream, received: bytes) -> None:
+        """Read and write until this connection breaks or is dropped.
+
+        `received` is what came in behind the peer's Hello.  Returns on a broken connection;
+        raises `RemoteProtocolError` when the peer broke a rule.
+        """
+        scope = self._scope
+        if scope is None or self._stream is not stream:
+            return
+        failure: RemoteProtocolError | None = None
+        try:
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write, stream, scope)
+                    nursery.start_soon(self._acknowledge_late)
+                    try:
+                        await self._read(stream, received)
+                    except RemoteProtocolError as error:
+                        failure = error
+                    scope.cancel()
+        finally:
+            stream.close_nowait()
+            if self._stream is stream:
+                self._stream = None
+                if self.state is LinkState.CONNECTED:
+                    self._become(LinkState.WAITING)
+        if failure is not None:
+            raise failure
+
+    async def say_goodbye(self, reason: str) -> None:
+        """Let everything queued arrive, then tell the peer that this node leaves for good.
+
+        Returns when the peer has heard it, or the connection is gone.  The caller bounds it.
+        """
+        while self.connected and not self.session.drained:
+            await self._drained.park()
+        if self.connected:
+            self.session.goodbye(reason)
+            changed = self.changed
+            self.flush()
+            await changed.wait()
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send what is queued, now if the connection is quiet, else as soon as it is not."""
+        stream = self._stream
+        if stream is None or not self._writer:
+            return  # no connection yet, or the writer is at it
+        if self._may_write_inline:
+            # Once only, until something comes back or the writer is through: a burst is better
+            # off in one write.
+            data = self.session.data_to_send()
+            if not data:
+                return
+            self._may_write_inline = False
+            try:
+                if stream.write_nowait(data) and not self.session.wants_to_send:
+                    return
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return  # the reader finds out, and says so
+        self._writer.unpark()
+
+    async def _write(self, stream: SecureStream, scope: trio.CancelScope) -> None:
+        try:
+            await stream.flush()
+            while True:
+                while data := self.session.data_to_send():
+                    if not stream.write_nowait(data):
+                        await stream.flush()
+                    await trio.lowlevel.checkpoint()
+                self._may_write_inline = True
+                await self._writer.park()
+                await stream.flush()  # what an inline write left behind
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            scope.cancel()
+
+    async def _acknowledge_late(self) -> None:
+        """Acknowledge by itself what no frame carried an acknowledgement for in time."""
+        while True:
+            await self._acknowledger.park()
+            await trio.sleep(self._settings.acknowledge_delay_s)
+            if self.session.acknowledgement_owed:
+                self.session.acknowledge()
+                self.flush()
+
+    async def wait_for_credit(self, target: Target) -> None:
+        """Wait until the channel to `target` may have credit, or the link has ended.
+
+        Waiters are woken one at a time, in order.  Cancellation passes the turn on.
+        """
+        lot = self._credit_waiters.setdefault(target, trio.lowlevel.ParkingLot())
+        try:
+            await lot.park()
+        finally:
+            if not lot and self._credit_waiters.get(target) is lot:
+                del self._credit_waiters[target]
+
+    def credit_left(self, target: Target) -> None:
+        """Somebody was woken and did not use all the credit: the next one may try."""
+        self._wake_credit_waiter(target)
+
+    def anyone_waits(self, target: Target) -> bool:
+        """Whether a sender to `target` would have to queue behind others."""
+        return target in self._credit_waiters
+
+    def _wake_credit_waiter(self, target: Target) -> None:
+        lot = self._credit_waiters.get(target)
+        if lot is not None:
+            lot.unpark()
+
+    # -- receiving ----------------------------------------------------------------------------
+
+    async def _read(self, stream: SecureStream, data: bytes) -> None:
+        session = self.session
+        while True:
+            if data:
+                events = session.receive(data)
+                self._may_write_inline = True
+                for event in events:
+                    if type(event) is Granted:
+                        self._wake_credit_waiter(event.target)
+                if events:
+                    self._handler(self, events)
+                if session.acknowledgement_urgent:
+                    session.acknowledge()
+                if self._drained and session.drained:
+                    self._drained.unpark_all()
+                if session.wants_to_send:
+                    self.flush()
+                elif session.acknowledgement_owed and self._acknowledger:
+                    self._acknowledger.unpark()
+            try:
+                data = await stream.receive_some()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+            if not data:
+                return
