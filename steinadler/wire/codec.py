@@ -1,9 +1,15 @@
 """Messages as bytes: CBOR (RFC 8949) with a closed set of tags, never pickle.
 
 What may travel: None, booleans, integers, floats, text, bytes, lists, dicts, tuples, sets,
-aware datetimes, dates, `Decimal`, `UUID`, IP addresses, `NodeId`, `ProcessId`, and the
-dataclasses and enums that both sides registered with `@steinadler.message`.  Decoding builds
-those and nothing else: no import by name, no call of anything that was not registered.
+frozensets, aware datetimes, dates, `Decimal`, `UUID`, IP addresses, `NodeId`, `ProcessId`, and
+the dataclasses and enums that both sides registered with `@steinadler.message`.  Decoding builds
+those and nothing else (but for cbor2's inert `undefined`, simple values and, in dict keys,
+`frozendict`): no import by name, no call of anything that was not registered.
+
+Each arrives equal and of the same type, at every depth.  What merely behaves like one arrives as
+the plain one: a bytearray or memoryview as bytes, a subclass of int, str, list or dict (so an
+enum of those that is not registered) as its base, a namedtuple or another sequence as a list.
+cbor2 offers no hook for them, and a look at every value would cost more than encoding it.
 
 CBOR has one array, Python has lists and tuples, and code that matches on messages tells them
 apart; so a list is a plain array and a tuple an array under our tag.  The top-level tuple, the
@@ -16,6 +22,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import operator
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -33,11 +41,15 @@ TAG_DATACLASS = 22498  # [registered name, {field: value}]
 TAG_ENUM = 22499  # [registered name, member name]
 TAG_NODE_ID = 22500  # [name, incarnation]
 TAG_PROCESS_ID = 22501  # [node name, incarnation, number]
+TAG_FROZENSET = 22502  # array; tag 258 is for sets
+TAG_DECIMAL_TEXT = 22503  # for what tag 4 cannot say: NaN, infinities, minus zero
 
 # The precedent is JSON parsers' usual 100 to 1000; deeper than this is an attack or a mistake.
 MAX_NESTING = 256
 # `Decimal(int)` is quadratic, so a decimal from a peer may have only so many bits.
 MAX_DECIMAL_BITS = 14_000  # below the 4300 digits at which Python refuses int <-> str
+# Of the exception's text in ours: it may quote the message, which may be large.
+_MAX_ERROR_LENGTH = 300
 
 _T = TypeVar("_T", bound=type)
 _TUPLE_HEAD = b"\xd9" + TAG_TUPLE.to_bytes(2, "big")
@@ -90,8 +102,9 @@ class MessageTypes:
             )
         self._by_name[name] = cls
         if is_enum:
+            member_name = _flag_name if issubclass(cls, enum.Flag) else _enum_name
             self._encoders[cls] = lambda encoder, value: encoder.encode_semantic(
-                TAG_ENUM, [name, value.name]
+                TAG_ENUM, [name, member_name(value)]
             )
         else:
             field_names = [field.name for field in dataclasses.fields(cls) if field.init]
@@ -114,11 +127,17 @@ class MessageTypes:
         return cls(**{key: value for key, value in fields.items() if key in known})
 
     def build_enum(self, name: object, member: object) -> object:
-        """Find the member of the registered enum `name`; raise ValueError when it has none."""
+        """Find the member of the registered enum `name`; raise ValueError when it has none.
+
+        A flag's value comes as the names of its bits with "|" between.
+        """
         cls = self._by_name.get(name) if isinstance(name, str) else None
         if cls is None or not issubclass(cls, enum.Enum) or not isinstance(member, str):
             raise ValueError(f"no message enum {name!r} is registered here")
         try:
+            if issubclass(cls, enum.Flag):
+                names = member.split("|") if member else []
+                return functools.reduce(operator.or_, (cls[n] for n in names), cls(0))
             return cls[member]
         except KeyError:
             raise ValueError(f"the enum {name!r} has no member {member!r} here") from None
@@ -127,18 +146,34 @@ class MessageTypes:
 DEFAULT_MESSAGE_TYPES = MessageTypes()
 
 
+def _enum_name(value: enum.Enum) -> str:
+    return value.name
+
+
+def _flag_name(value: enum.Flag) -> str:
+    bits = list(value)
+    if functools.reduce(operator.or_, bits, type(value)(0)) != value:
+        raise ValueError(f"{value!r} has bits without a name")
+    return "|".join(str(bit.name) for bit in bits)
+
+
 def _encode_tuple(encoder: cbor2.CBOREncoder, value: tuple[Any, ...]) -> None:
     encoder.encode_semantic(TAG_TUPLE, list(value))
 
 
-def _encode_set(encoder: cbor2.CBOREncoder, value: set[Any] | frozenset[Any]) -> None:
+def _encode_set(encoder: cbor2.CBOREncoder, value: set[Any]) -> None:
     encoder.encode_semantic(258, list(value))
+
+
+def _encode_frozenset(encoder: cbor2.CBOREncoder, value: frozenset[Any]) -> None:
+    # The set inside makes cbor2 decode the elements as hashable ones.
+    encoder.encode_semantic(TAG_FROZENSET, set(value))
 
 
 def _encode_decimal(encoder: cbor2.CBOREncoder, value: Decimal) -> None:
     sign, digits, exponent = value.as_tuple()
-    if not isinstance(exponent, int):
-        encoder.encode(float(value))  # NaN and infinities have no decimal fraction in CBOR
+    if not isinstance(exponent, int) or (sign and not value):
+        encoder.encode_semantic(TAG_DECIMAL_TEXT, str(value))
         return
     mantissa = int("".join(map(str, digits)))
     if mantissa.bit_length() > MAX_DECIMAL_BITS:
@@ -173,6 +208,18 @@ def _decode_decimal(value: Any, immutable: bool) -> Decimal:
     return Decimal((int(mantissa < 0), digits, exponent))
 
 
+def _decode_decimal_text(value: Any, immutable: bool) -> Decimal:
+    if not isinstance(value, str):
+        raise ValueError("a decimal that is not text")
+    return Decimal(value)
+
+
+def _decode_frozenset(value: Any, immutable: bool) -> frozenset[Any]:
+    if not isinstance(value, (set, frozenset)):
+        raise ValueError("a frozenset that is not a set")
+    return frozenset(value)
+
+
 def _decode_tuple(value: Any, immutable: bool) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         raise ValueError("a tuple that is not an array")
@@ -195,20 +242,33 @@ def _refuse_tag(value: object, immutable: bool) -> Any:
     raise ValueError("a CBOR tag that is not used here")
 
 
+def _ignore_tag(value: object, immutable: bool) -> None:
+    return None
+
+
 # What cbor2 would decode by itself and we do not use: references (they make cycles), regular
 # expressions, MIME, rationals, big floats, complex numbers, epoch dates.
 _REFUSED_TAGS = (1, 5, 25, 28, 29, 30, 35, 36, 100, 256, 260, 261, 43000, 55799)
 _SEMANTIC_DECODERS: dict[int, Any] = {
     **dict.fromkeys(_REFUSED_TAGS, _refuse_tag),
     4: _decode_decimal,
+    TAG_DECIMAL_TEXT: _decode_decimal_text,
     TAG_TUPLE: _decode_tuple,
+    TAG_FROZENSET: _decode_frozenset,
     TAG_NODE_ID: _decode_node_id,
     TAG_PROCESS_ID: _decode_process_id,
 }
+# To look only at the nesting, no tag means anything; the tags are those of RFC 8949 that cbor2
+# decodes by itself.
+_NEUTRAL_TAGS = {**_SEMANTIC_DECODERS, **dict.fromkeys((0, 2, 3, 37, 52, 54, 258, 1004))}
+_NEUTRAL_DECODERS: dict[int, Any] = dict.fromkeys(_NEUTRAL_TAGS, _ignore_tag)
 _ENCODERS: dict[type, Callable[[cbor2.CBOREncoder, Any], None]] = {
+    # Left to itself, cbor2 recurses into these without a limit and overflows the C stack.
+    list: cbor2.CBOREncoder.encode_array,
+    dict: cbor2.CBOREncoder.encode_map,
     tuple: _encode_tuple,
     set: _encode_set,
-    frozenset: _encode_set,
+    frozenset: _encode_frozenset,
     Decimal: _encode_decimal,
     memoryview: _encode_memoryview,
     NodeId: _encode_node_id,
@@ -246,25 +306,20 @@ class Codec:
                 )
             else:
                 data = cbor2.dumps(message, encoders=self._encoders, default=_refuse)
-        except (cbor2.CBOREncodeError, TypeError, ValueError, RecursionError) as error:
-            raise NotEncodable(f"the message cannot be encoded: {error}") from error
-        if len(data) > MAX_NESTING:
-            if len(data) > self._limit:
-                raise MessageTooLarge(len(data), self._limit)
-            # Nesting too deep for the receiver must fail here (M5).  Only a message with that
-            # many container heads can have it, and only that one pays for a look.
-            if len(data.translate(None, _NOT_CONTAINERS)) > MAX_NESTING:
-                self._check_nesting(data)
+        # A registered class's attribute may be missing, or a property that raises anything.
+        except Exception as error:
+            raise NotEncodable(f"the message cannot be encoded: {_text_of(error)}") from error
+        if len(data) > self._limit:
+            raise MessageTooLarge(len(data), self._limit)
+        # Nesting too deep for the receiver must fail here (M5).  Only a message with that
+        # many container heads can have it, and only that one pays for a look.
+        if (
+            len(data) > MAX_NESTING
+            and len(data.translate(None, _NOT_CONTAINERS)) > MAX_NESTING
+            and _nested_too_deep(data)
+        ):
+            raise NotEncodable(f"the message is nested deeper than {MAX_NESTING} levels")
         return data
-
-    def _check_nesting(self, data: bytes) -> None:
-        try:
-            cbor2.loads(data, max_depth=MAX_NESTING)
-        except cbor2.CBORDecodeError as error:
-            if "nesting depth" in str(error):
-                raise NotEncodable(
-                    f"the message is nested deeper than {MAX_NESTING} levels"
-                ) from None
 
     def decode(self, data: bytes) -> Any:
         """Return the message that `data` holds; raise `RemoteProtocolError` when it holds none.
@@ -280,7 +335,8 @@ class Codec:
             return self._loads(data)
         # A class's own __init__ or __post_init__ may raise anything; it was fed by the peer.
         except Exception as error:
-            raise RemoteProtocolError(f"the message cannot be decoded: {_root(error)}") from error
+            text = _text_of(_root(error))
+            raise RemoteProtocolError(f"the message cannot be decoded: {text}") from error
 
     def _loads(self, data: bytes) -> Any:
         return cbor2.loads(
@@ -295,6 +351,23 @@ def _node_id(name: object, incarnation: object) -> NodeId:
     if not isinstance(name, str) or not isinstance(incarnation, int) or incarnation < 0:
         raise ValueError("a node id is a text and a natural number")
     return NodeId(name, incarnation)
+
+
+def _nested_too_deep(data: bytes) -> bool:
+    try:
+        cbor2.loads(
+            data, tag_hook=_ignore_tag, semantic_decoders=_NEUTRAL_DECODERS, max_depth=MAX_NESTING
+        )
+    except cbor2.CBORDecodeError:  # what encoded well is well-formed: it can only be the depth
+        return True
+    return False
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)[:_MAX_ERROR_LENGTH]
+    except Exception:  # it quotes something that has no text, as an integer of 4301 digits
+        return type(error).__name__
 
 
 def _root(error: BaseException) -> BaseException:
