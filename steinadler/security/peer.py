@@ -83,7 +83,7 @@ def _only_uri(der: bytes) -> str:
         )
     except x509.ExtensionNotFound:
         raise SecurityError("the certificate has no subject alternative name") from None
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except Exception as error:  # a damaged certificate raises any of an undocumented set
         raise SecurityError(f"the certificate cannot be read: {error}") from error
     match names:
         case [x509.UniformResourceIdentifier(value=uri)]:

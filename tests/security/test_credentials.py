@@ -88,7 +88,7 @@ def test_another_clusters_certificate_is_refused(home: Home, cluster: Cluster) -
         at_real_time(server.server_context(), client.client_context())
         with pytest.raises(ssl.SSLCertVerificationError) as raised:
             shake(server.server_context(), client.client_context())
-            # No issuer that we trust (20), or one that we do not (19): as OpenSSL builds the chain.
+        # No issuer that we trust (20), or one that we do not (19), as OpenSSL built the chain.
         assert raised.value.verify_code in (19, 20)
 
 

@@ -1,0 +1,35 @@
+"""Networks, made as a user's home makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from steinadler.config import DialSettings, WireSettings
+from steinadler.security import Credentials, Home, Role
+from steinadler.transport.tcp import TcpNetwork
+
+
+class Machine:
+    """A user's home, and networks made from it."""
+
+    def __init__(self, path: Path) -> None:
+        self.home = Home(path)
+
+    def credentials(self, name: str, cluster: str = "default") -> Credentials:
+        known = [each.name for each in self.home.clusters()]
+        made = self.home.cluster(cluster) if cluster in known else self.home.create_cluster(cluster)
+        return self.home.credentials(made, Role.NODE, name)
+
+    def network(
+        self,
+        name: str,
+        cluster: str = "default",
+        *,
+        max_handshakes: int = 64,
+        handshake_timeout_s: float = 5.0,
+    ) -> TcpNetwork:
+        return TcpNetwork(
+            self.credentials(name, cluster),
+            DialSettings(max_handshakes=max_handshakes),
+            WireSettings(handshake_timeout_s=handshake_timeout_s),
+        )
