@@ -510,7 +510,7 @@ class Swim:
         updates = self._queue.take(self._transmissions())
         entry = self._table.entry_of(to)
         if entry is not None and entry.member.state is not MemberState.ALIVE:
-            return (entry.member, *updates)
+            return (entry.member, *(one for one in updates if one != entry.member))
         return updates
 
     def _transmissions(self) -> int:
