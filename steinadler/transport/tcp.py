@@ -152,7 +152,7 @@ class TcpNetwork(Network):
             somebody_else = isinstance(error, AnotherProtocol)
             raise DialError(f"{address}: {error}", refused=somebody_else) from error
         except trio.BrokenResourceError as error:
-            reset = isinstance(error.__cause__, ConnectionResetError)
+            reset = isinstance(error.__cause__, ConnectionError)
             raise DialError(f"{address}: {error}", refused=reset) from error
         except BaseException:
             sock.close()

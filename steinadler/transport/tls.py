@@ -243,11 +243,14 @@ async def handshake(
         ciphertext = _Ciphertext(sock)
         tls = context.wrap_bio(ciphertext.incoming, ciphertext.outgoing, server_side=server_side)
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-            remote = address_of(sock.getpeername())
+            # A connection that was reset meanwhile fails here in odd words; the exchange has the
+            # right ones.
+            with suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
             await _exchange(ciphertext, tls)
+            remote = address_of(sock.getpeername())
         except ssl.SSLError as error:
             with suppress(OSError):
                 ciphertext.push()  # the alert tells the peer why
