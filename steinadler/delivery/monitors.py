@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steinadler.delivery.index import Index
-from steinadler.identity import NodeId
+from steinadler.identity import NodeId, ProcessId, ProcessName
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Held:
     reference: int
     node: NodeId
     watcher: int
+    destination: ProcessId | ProcessName
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +44,26 @@ class MonitorsHeld:
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, node: NodeId, watcher: int) -> Held:
-        """Begin to watch something on `node`."""
-        held = Held(self._next_reference, node, watcher)
+    def add(self, node: NodeId, watcher: int, destination: ProcessId | ProcessName) -> Held:
+        """Begin to watch `destination`, which is on `node`."""
+        held = Held(self._next_reference, node, watcher, destination)
         self._next_reference += 1
         self._held[held.reference] = held
         self._by_node.add(node, held.reference)
         self._by_watcher.add(watcher, held.reference)
         return held
 
-    def remove(self, reference: int) -> Held | None:
-        """The monitor fired or was let go.  None when that already happened: do nothing then."""
-        held = self._held.pop(reference, None)
-        if held is not None:
-            self._by_node.discard(held.node, reference)
-            self._by_watcher.discard(held.watcher, reference)
+    def remove(self, reference: int, node: NodeId | None = None) -> Held | None:
+        """The monitor fired or was let go.
+
+        None when that already happened, or when it is not about `node`: do nothing then.
+        """
+        held = self._held.get(reference)
+        if held is None or node not in (None, held.node):
+            return None
+        del self._held[reference]
+        self._by_node.discard(held.node, reference)
+        self._by_watcher.discard(held.watcher, reference)
         return held
 
     def node_down(self, node: NodeId) -> list[Held]:

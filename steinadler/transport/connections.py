@@ -59,7 +59,10 @@ class Delegate(Protocol):
         """The connection broke; the session waits to be resumed."""
 
     def link_ended(self, link: Link, reason: str) -> None:
-        """The session is over."""
+        """The session is over: nothing more goes to or comes from this link."""
+
+    def session_lost(self, node: NodeId, reason: str) -> None:
+        """After `link_ended`: the same life of the node goes on, with a new session."""
 
     def peer_refused(self, node: NodeId) -> None:
         """Where the peer used to listen, nobody listens, or somebody else does."""
@@ -218,7 +221,7 @@ class Connections:
             if peer.keeper is not None:
                 peer.keeper.cancel()
                 peer.keeper = None
-            link.end()
+            link.end(reason)
             self._delegate.link_ended(link, reason)
 
     def _settle(self, peer: _Peer, hello: Hello, token: int) -> tuple[Link, int]:
@@ -238,6 +241,8 @@ class Connections:
             same_life = link.node == hello.node
             self._end(peer, "lost session" if same_life else "restarted")
             keep = keep and same_life
+            if same_life and link.role is Role.NODE:
+                self._delegate.session_lost(link.node, "lost session")
         peer.link = self._new_link(hello.node, Role(hello.role), token)
         if keep:
             self.keep_connected(hello.node, addresses)
@@ -265,6 +270,7 @@ class Connections:
         self._delegate.link_disconnected(link)
         if peer.link is link:
             self._end(peer, reason)
+            self._delegate.session_lost(link.node, reason)
             if keep:
                 self.keep_connected(link.node, addresses)
 

@@ -55,6 +55,7 @@ class Link:
         self.token = token
         self.peer_token = 0
         self.state = LinkState.WAITING
+        self.end_reason = ""
         self.session = Session(settings)
         self.rank = ConnectionRank(0, "")  # of the latest connection
         self.changed = trio.Event()  # set and replaced at each change of state
@@ -91,9 +92,10 @@ class Link:
         self.changed.set()
         self.changed = trio.Event()
 
-    def end(self) -> None:
+    def end(self, reason: str) -> None:
         """End the session: close the connection and wake everybody who waits to send."""
         if self.state is not LinkState.ENDED:
+            self.end_reason = reason
             self._become(LinkState.ENDED)
             self.drop_connection()
             for lot in self._credit_waiters.values():

@@ -1,0 +1,136 @@
+"""Mailboxes: what waits for a process, and who has to wait because of it.
+
+A mailbox is bounded by windows, not by a count: each peer node has a window of its own for each
+process (the wire's channel), and the processes of this node share one.  Whoever's window is used
+up waits; nobody else does (M6).  Credit goes back when the process takes an item, not when it
+arrives.
+
+Items are kept encoded and decoded when they are taken: that is the receiver's own copy (M5), the
+cost falls on the receiver's task, and what waits takes no more memory than it was charged for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple, Protocol
+
+import trio
+
+from steinadler.process.messages import Debt, Down, Exit
+from steinadler.wire.channels import ITEM_OVERHEAD_BYTES
+
+# `receive` is a Trio checkpoint at least this often; each time would cost more than the message.
+CHECKPOINT_EVERY = 64
+
+
+class Source(Protocol):
+    """Where an item came from, and where its credit goes back to."""
+
+    def consumed(self, body_bytes: int) -> None: ...
+
+
+class Message(NamedTuple):
+    """An encoded message."""
+
+    source: Source
+    body: bytes
+
+
+class Request(NamedTuple):
+    """An encoded call: the message, and who waits under which id."""
+
+    source: Source
+    body: bytes
+    debt: Debt
+
+
+Item = Message | Request | Down | Exit
+
+
+class Mailbox:
+    """The items of one process, in the order they arrived."""
+
+    def __init__(self, window_bytes: int) -> None:
+        self.items: deque[Item] = deque()
+        self.closed = False
+        self.local = LocalWindow(window_bytes)
+        self._receivers = trio.lowlevel.ParkingLot()
+        self._since_checkpoint = 0
+
+    def put(self, item: Item) -> None:
+        """Add an item; whoever calls has seen to its credit and that the mailbox is open."""
+        self.items.append(item)
+        if self._receivers:
+            self._receivers.unpark()
+
+    def put_messages(self, source: Source, bodies: list[bytes]) -> None:
+        """Add a run of messages from one source."""
+        self.items.extend([Message(source, body) for body in bodies])
+        if self._receivers:
+            self._receivers.unpark(count=len(bodies))
+
+    async def take(self) -> Item:
+        """Wait for an item and take it.  Cancellation takes nothing."""
+        self._since_checkpoint += 1
+        if self._since_checkpoint >= CHECKPOINT_EVERY:
+            self._since_checkpoint = 0
+            await trio.lowlevel.checkpoint()
+        while not self.items:
+            self._since_checkpoint = 0
+            await self._receivers.park()
+        item = self.items.popleft()
+        if isinstance(item, (Message, Request)):
+            item.source.consumed(len(item.body))
+        return item
+
+    def close(self) -> int:
+        """The process ended: give all credit back, and return how many items nobody took."""
+        self.closed = True
+        dropped = len(self.items)
+        for item in self.items:
+            if isinstance(item, (Message, Request)):
+                item.source.consumed(len(item.body))
+        self.items.clear()
+        self.local.wake_all()
+        return dropped
+
+
+class LocalWindow:
+    """The window that this node's own senders to one process share."""
+
+    __slots__ = ("_credit", "_waiting")
+
+    def __init__(self, window_bytes: int) -> None:
+        self._credit = window_bytes
+        self._waiting: trio.lowlevel.ParkingLot | None = None
+
+    def take_credit(self, body_bytes: int) -> bool:
+        """Pay for an item, or say that there is no credit, or that others were here first."""
+        if self._credit <= 0 or self._waiting:
+            return False
+        self._credit -= body_bytes + ITEM_OVERHEAD_BYTES
+        return True
+
+    async def wait_and_take_credit(self, body_bytes: int) -> None:
+        """Wait for one's turn and pay.  Returns without paying when the mailbox has closed.
+
+        Cancellation takes no credit.
+        """
+        if self._waiting is None:
+            self._waiting = trio.lowlevel.ParkingLot()
+        await self._waiting.park()
+        self._credit -= body_bytes + ITEM_OVERHEAD_BYTES
+        self._wake_next()
+
+    def consumed(self, body_bytes: int) -> None:
+        self._credit += body_bytes + ITEM_OVERHEAD_BYTES
+        self._wake_next()
+
+    def _wake_next(self) -> None:
+        if self._credit > 0 and self._waiting:
+            self._waiting.unpark()
+
+    def wake_all(self) -> None:
+        """The mailbox closed: nobody needs to wait any longer."""
+        if self._waiting:
+            self._waiting.unpark_all()

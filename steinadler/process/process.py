@@ -1,0 +1,177 @@
+"""`Process`: what a process function gets as `me`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import outcome
+import trio
+
+from steinadler.errors import ProcessExited
+from steinadler.identity import Destination, NodeId, ProcessId
+from steinadler.process.exports import ProcessFunction
+from steinadler.process.mailbox import Mailbox
+from steinadler.process.messages import Exit
+from steinadler.wire.signals import KILLED, NORMAL
+
+logger = logging.getLogger("steinadler.process")
+
+
+class Host(Protocol):
+    """What a process asks of its node."""
+
+    @property
+    def id(self) -> NodeId: ...
+
+    async def send(self, destination: Destination, message: object) -> None: ...
+    def send_nowait(self, destination: Destination, message: object) -> None: ...
+    async def call(self, destination: Destination, request: object) -> Any: ...
+    async def receive_for(self, process: Process) -> Any: ...
+    def monitor_for(self, process: Process, destination: Destination) -> int: ...
+    def demonitor(self, reference: int) -> None: ...
+    def link_for(self, process: Process, other: ProcessId) -> None: ...
+    def unlink_for(self, process: Process, other: ProcessId) -> None: ...
+    def spawn_linked(
+        self, process: Process, function: ProcessFunction, *args: Any, name: str | None
+    ) -> ProcessId: ...
+    def process_ended(
+        self, process: Process, reason: str, result: outcome.Outcome[Any]
+    ) -> None: ...
+
+
+class Process:
+    """A process, seen from inside.  Iterate over it to receive messages.
+
+    Its methods are for the tasks of the process itself.
+    """
+
+    def __init__(self, id_: ProcessId, host: Host, mailbox: Mailbox, function_name: str) -> None:
+        self.id = id_
+        self.function_name = function_name
+        # When True, exits of linked processes arrive as `Exit` messages instead of ending this
+        # process (Erlang's process_flag(trap_exit, true)).
+        self.trap_exits = False
+        self._host = host
+        self._mailbox = mailbox
+        self._scope = trio.CancelScope()
+        self._exit_reason: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Process {self.id} {self.function_name}>"
+
+    @property
+    def node(self) -> Host:
+        """The node that this process runs on."""
+        return self._host
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await self._host.receive_for(self)
+
+    async def receive(self) -> Any:
+        """Wait for the next message and take it: a plain message, `Call`, `Down` or `Exit`.
+
+        A checkpoint when it has to wait, and otherwise at least at every 64th message.
+        Cancellation takes nothing from the mailbox.
+        """
+        return await self._host.receive_for(self)
+
+    async def send(self, destination: Destination, message: object) -> None:
+        """As `Node.send`."""
+        await self._host.send(destination, message)
+
+    def send_nowait(self, destination: Destination, message: object) -> None:
+        """As `Node.send_nowait`."""
+        self._host.send_nowait(destination, message)
+
+    async def call(self, destination: Destination, request: object) -> Any:
+        """As `Node.call`."""
+        return await self._host.call(destination, request)
+
+    def monitor(self, destination: Destination) -> int:
+        """Be sent one `Down` when the process at `destination` ends, or at once if there is none.
+
+        Returns the reference that the `Down` will carry.  What the watched process sent to this
+        one (by ProcessId) before it ended comes before its `Down`.
+        """
+        return self._host.monitor_for(self, destination)
+
+    def demonitor(self, reference: int) -> None:
+        """Let go of a monitor; a `Down` of it that is already in the mailbox stays there."""
+        self._host.demonitor(reference)
+
+    def link(self, other: ProcessId) -> None:
+        """Tie this process to `other`: when one exits for any reason but "normal", so does the
+        other, unless it traps exits.  A process that is not there exits with "noproc".
+        """
+        self._host.link_for(self, other)
+
+    def unlink(self, other: ProcessId) -> None:
+        """Undo `link`."""
+        self._host.unlink_for(self, other)
+
+    def spawn_link(
+        self, function: ProcessFunction, *args: Any, name: str | None = None
+    ) -> ProcessId:
+        """Spawn a process on this node and link to it in one step."""
+        return self._host.spawn_linked(self, function, *args, name=name)
+
+    # -- the node's side ----------------------------------------------------------------------
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """What waits for this process."""
+        return self._mailbox
+
+    def end(self, reason: str) -> None:
+        """Cancel the process; the first reason given is the one that counts."""
+        if self._exit_reason is None:
+            self._exit_reason = reason
+        self._scope.cancel()
+
+    def exit_signal(self, source: ProcessId, reason: str, *, linked: bool) -> None:
+        """Somebody linked ended, or asks this process to (OTP's rules for exit signals)."""
+        if reason == "kill" and not linked:
+            self.end(KILLED)
+        elif self.trap_exits:
+            self._mailbox.put(Exit(source, reason))
+        elif reason != NORMAL:
+            self.end(reason)
+
+    async def run(self, function: ProcessFunction, args: tuple[Any, ...]) -> None:
+        """Run to the end, and tell the host how it ended.
+
+        An exception is contained; only what is not an `Exception` (a keyboard interrupt) and
+        the node's own cancellation pass.
+        """
+        reason = KILLED
+        result: outcome.Outcome[Any] = outcome.Error(ProcessExited(self.id, reason))
+        try:
+            with self._scope:
+                try:
+                    result = outcome.Value(await function(self, *args))
+                    reason = NORMAL
+                except Exception as error:
+                    result = outcome.Error(error)
+                    reason = describe(error)
+                    logger.error("%s exited: %s", self, reason, exc_info=error)
+            if self._scope.cancelled_caught:
+                reason = self._exit_reason or KILLED
+                result = outcome.Error(ProcessExited(self.id, reason))
+        finally:
+            self._host.process_ended(self, reason, result)
+
+
+def describe(error: BaseException) -> str:
+    """An exit reason for an exception: its type name and text.
+
+    A group of one, as an inner nursery raises, stands for the one.
+    """
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
