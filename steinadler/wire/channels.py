@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from enum import Enum
-from typing import TypeAlias
+from enum import IntEnum
+from typing import NamedTuple, TypeAlias
 
 from steinadler.errors import RemoteProtocolError
 from steinadler.wire.frames import FrameType
@@ -57,7 +57,7 @@ REPLIES = ToNode(1)
 FIRST_FREE_CHANNEL = 2
 
 
-class Priority(Enum):
+class Priority(IntEnum):
     """Who goes first when several channels have something to send."""
 
     CONTROL = 0
@@ -65,8 +65,7 @@ class Priority(Enum):
     BULK = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """Something that waits on a channel: a message, a call, a reply or a signal, encoded."""
 
     type: FrameType
@@ -122,8 +121,10 @@ class InboundChannel:
         Grants wait until half a window is owed, so that they cost one frame per half window.
         """
         self.owed += cost
-        if self.owed * 2 < self.window:
-            return 0
+        return 0 if self.owed * 2 < self.window else self.grant_owed()
+
+    def grant_owed(self) -> int:
+        """Return all that is owed, to be granted now."""
         grant, self.owed = self.owed, 0
         self.credit += grant
         return grant
@@ -132,18 +133,16 @@ class InboundChannel:
 class Reassembly:
     """A fragmented item on its way in."""
 
-    __slots__ = ("chunks", "received", "total", "type")
+    __slots__ = ("data", "total", "type")
 
     def __init__(self, type_: FrameType, total: int) -> None:
         self.type = type_
         self.total = total
-        self.received = 0
-        self.chunks: list[bytes] = []
+        self.data = bytearray()  # not a list: fragments of one byte would cost fifty each
 
     def add(self, data: bytes) -> bytes | None:
         """Add a fragment; return the whole item when this was the last one."""
-        self.received += len(data)
-        if not data or self.received > self.total:
+        if not data or len(self.data) + len(data) > self.total:
             raise RemoteProtocolError("a fragment that is empty or goes past its item's end")
-        self.chunks.append(data)
-        return b"".join(self.chunks) if self.received == self.total else None
+        self.data += data
+        return bytes(self.data) if len(self.data) == self.total else None

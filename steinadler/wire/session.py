@@ -68,6 +68,9 @@ BATCH_BYTES = 65_536
 # Received but unacknowledged frames' bytes that force an acknowledgement without delay.
 ACKNOWLEDGE_AFTER_BYTES = 262_144
 
+_ITEM_TYPES = {int(type_): type_ for type_ in ITEM_TYPES}  # a look-up costs less than an enum call
+MAX_GOODBYE_BYTES = 1024
+
 _GRANT = struct.Struct(">Q")
 _NUMBER = struct.Struct(">Q")
 _KIND_PROCESS, _KIND_NAME, _KIND_NODE = 0, 1, 2
@@ -187,7 +190,7 @@ class Session:
         self._outbound: dict[Target, OutboundChannel] = {}
         self._next_channel = FIRST_FREE_CHANNEL
         self._next_lane = REPLIES.lane + 1
-        self._rings: dict[Priority, deque[OutboundChannel]] = {p: deque() for p in Priority}
+        self._rings: tuple[deque[OutboundChannel], ...] = tuple(deque() for _ in Priority)
         self._by_id: dict[int, OutboundChannel] = {}
         self._housekeeping: deque[tuple[FrameType, int, bytes]] = deque()  # CREDIT and CLOSE
         self._unnumbered: list[bytes] = []
@@ -196,12 +199,14 @@ class Session:
         self._unacknowledged_bytes = 0
         self._replay: deque[_Batch] = deque()
         self._open_reassembly_bytes = 0  # of large items that we started and did not finish
+        self._next_to_begin: OutboundChannel | None = None  # waits for room to be put together in
         # Receiving.
         self._reader = FrameReader()
         self._inbound: dict[int, InboundChannel] = {
             0: InboundChannel(0, CONTROL, settings.window_bytes),
             1: InboundChannel(1, REPLIES, settings.window_bytes),
         }
+        self._inbound_targets: set[Target] = {CONTROL, REPLIES}
         self._last_received = 0
         self._acknowledged = 0  # the last number that we told the peer we have
         self._unacknowledged_received_bytes = 0
@@ -239,6 +244,7 @@ class Session:
         self._replay = deque(self._unacknowledged)
         self.counters.bytes_retransmitted += sum(len(batch.data) for batch in self._replay)
         self._acknowledged = self._last_received  # the Hello said so
+        self._unacknowledged_received_bytes = 0
         self._unnumbered.clear()
         self._reader = FrameReader()
 
@@ -299,10 +305,15 @@ class Session:
 
     def goodbye(self, reason: str) -> None:
         """Tell the peer that this node leaves for good."""
-        self._unnumbered.append(encode_frame(FrameType.GOODBYE, payload=reason.encode()[:1024]))
+        text = reason.encode(errors="backslashreplace")[:MAX_GOODBYE_BYTES]
+        self._unnumbered.append(encode_frame(FrameType.GOODBYE, payload=text))
 
     def consumed(self, channel: InboundChannel, body_bytes: int) -> bool:
-        """A process took an item of this channel; True when there is credit to send back now."""
+        """A message or a call of this channel was taken, or dropped because its process is gone;
+        True when there is credit to send back now.
+
+        Each costs credit, so each must be given back, once; signals and replies cost none.
+        """
         grant = channel.consumed(body_bytes + ITEM_OVERHEAD_BYTES)
         if grant and self._inbound.get(channel.id) is channel:
             self._housekeeping.append((FrameType.CREDIT, channel.id, _GRANT.pack(grant)))
@@ -310,21 +321,28 @@ class Session:
         return False
 
     def close_idle_channels(self) -> bool:
-        """Close the channels not used since the last call; True when there is something to send."""
-        closed = False
+        """Close the channels not used since the last call; True when there is something to send.
+
+        Only a channel whose whole credit is back closes: one that was closed with items at the
+        receiver and opened again would have a second window there.  So that it comes back, what
+        is owed on channels to us is granted here, however little it is.
+        """
+        housekeeping = len(self._housekeeping)
+        for inbound in self._inbound.values():
+            if inbound.owed:
+                grant = _GRANT.pack(inbound.grant_owed())
+                self._housekeeping.append((FrameType.CREDIT, inbound.id, grant))
+        window = self._peer.window_bytes if self._peer is not None else 0
         for target, channel in list(self._outbound.items()):
             if channel.id < FIRST_FREE_CHANNEL or channel.ready:
                 continue
-            # Less than half the window left means that the receiver still holds our items.
-            window = self._peer.window_bytes if self._peer is not None else 0
-            if channel.used or channel.credit * 2 < window:
+            if channel.used or channel.credit < window:
                 channel.used = False
                 continue
             del self._outbound[target], self._by_id[channel.id]
             if channel.announced:
                 self._housekeeping.append((FrameType.CLOSE, channel.id, b""))
-                closed = True
-        return closed
+        return len(self._housekeeping) > housekeeping
 
     @property
     def acknowledgement_owed(self) -> bool:
@@ -354,10 +372,16 @@ class Session:
     @property
     def wants_to_send(self) -> bool:
         """Whether `data_to_send` would return something, acknowledgements aside."""
-        if self._unnumbered or self._replay or self._rings[Priority.CONTROL]:
+        if self._unnumbered or self._replay:
             return True
-        return self._may_send_more() and bool(
-            self._housekeeping or self._rings[Priority.MESSAGES] or self._rings[Priority.BULK]
+        if self._peer is None:
+            return False
+        return bool(self._rings[Priority.CONTROL]) or (
+            self._may_send_more()
+            and (
+                bool(self._housekeeping or self._rings[Priority.MESSAGES])
+                or any(map(self._may_begin, self._rings[Priority.BULK]))
+            )
         )
 
     def data_to_send(self) -> bytes:
@@ -386,6 +410,8 @@ class Session:
 
     def _next_batch(self) -> bytes:
         """Control first; then messages, with one bulk frame after each round of them."""
+        if self._peer is None:
+            return b""
         frames = _Frames()
         control = self._rings[Priority.CONTROL]
         messages, bulk = self._rings[Priority.MESSAGES], self._rings[Priority.BULK]
@@ -405,9 +431,12 @@ class Session:
                     channel = bulk.popleft()
                     if self._may_begin(channel):
                         blocked = 0
+                        if self._next_to_begin is channel:
+                            self._next_to_begin = None
                         self._next_frame(channel, frames)
                     else:
                         blocked += 1
+                        self._next_to_begin = self._next_to_begin or channel
                         bulk.append(channel)
         if not frames.parts:
             return b""
@@ -420,9 +449,12 @@ class Session:
         return self._unacknowledged_bytes < self._settings.max_unacknowledged_bytes
 
     def _may_begin(self, channel: OutboundChannel) -> bool:
-        """Large items are begun only as far as the peer has room to put them together."""
+        """Large items are begun only as far as the peer has room to put them together, and none
+        before one that has waited for room longer: smaller ones would take it away for ever."""
         if channel.sent_bytes or self._peer is None:
             return True
+        if self._next_to_begin not in (None, channel):
+            return False
         begun = self._open_reassembly_bytes + len(channel.queue[0].body)
         return begun <= self._peer.reassembly_bytes + ITEM_OVERHEAD_BYTES
 
@@ -439,11 +471,12 @@ class Session:
         else:
             bodies = []
             room = MAX_PAYLOAD_BYTES - 2
-            while queue and queue[0].type is type_:
-                room -= len(queue[0].body) + 2
+            while queue and (item := queue[0]).type is type_:
+                room -= len(item.body) + 2
                 if room < 0:
                     break
-                bodies.append(queue.popleft().body)
+                bodies.append(item.body)
+                queue.popleft()
             self.counters.items_sent += len(bodies)
             frames.add(self._numbered(type_, channel.id, pack_items(bodies)))
         if queue:
@@ -503,12 +536,13 @@ class Session:
 
     def _handle(self, frame: Frame, events: list[Event]) -> None:
         type_ = frame.type
-        if type_ in ITEM_TYPES:
+        item_type = _ITEM_TYPES.get(type_)
+        if item_type is not None:
             bodies = unpack_items(frame.payload)
             channel = self._inbound_channel(frame.channel)
             if channel.partial is not None:
                 raise RemoteProtocolError(f"channel {channel.id}: an item inside an unfinished one")
-            self._arrived(channel, FrameType(type_), bodies, events)
+            self._arrived(channel, item_type, bodies, events)
             return
         match type_:
             case FrameType.FRAGMENT:
@@ -524,7 +558,9 @@ class Session:
             case FrameType.CLOSE:
                 self._close(frame)
             case FrameType.GOODBYE:
-                events.append(GoodbyeReceived(frame.payload[:1024].decode(errors="replace")))
+                events.append(
+                    GoodbyeReceived(frame.payload[:MAX_GOODBYE_BYTES].decode(errors="replace"))
+                )
             case _ if type_ & IGNORABLE:
                 pass
             case _:
@@ -566,6 +602,8 @@ class Session:
     def _begin(self, channel: InboundChannel, type_: FrameType, total: int) -> None:
         if channel.partial is not None:
             raise RemoteProtocolError(f"channel {channel.id}: a large item inside another")
+        if not _may_carry(channel.target, type_):
+            raise RemoteProtocolError(f"{type_.name} on a channel to {channel.target}")
         # A call or a reply has its own few bytes in front of the message.
         limit = self._settings.max_message_bytes + ITEM_OVERHEAD_BYTES
         if not MAX_ITEM_BYTES < total <= limit:
@@ -581,6 +619,9 @@ class Session:
         if len(self._inbound) >= self._settings.max_channels:
             raise RemoteProtocolError(f"more than {self._settings.max_channels} channels")
         target = _decode_target(frame.payload)
+        if target in self._inbound_targets:  # it would have two windows
+            raise RemoteProtocolError(f"a second channel to {target}")
+        self._inbound_targets.add(target)
         self._inbound[frame.channel] = InboundChannel(
             frame.channel, target, self._settings.window_bytes
         )
@@ -589,6 +630,9 @@ class Session:
         channel = self._inbound_channel(frame.channel)
         if frame.channel < FIRST_FREE_CHANNEL or channel.partial is not None:
             raise RemoteProtocolError(f"channel {frame.channel} cannot close now")
+        if channel.credit < channel.window:
+            raise RemoteProtocolError(f"channel {frame.channel} closes before its items are taken")
+        self._inbound_targets.remove(channel.target)
         del self._inbound[frame.channel]
 
     def _credit(self, frame: Frame, events: list[Event]) -> None:
@@ -597,10 +641,14 @@ class Session:
         except struct.error as error:
             raise RemoteProtocolError(f"a grant that does not decode: {error}") from error
         channel = self._by_id.get(frame.channel)
-        if channel is not None:
-            channel.credit += grant
-            if channel.credit > 0:
-                events.append(Granted(channel.target))
+        if channel is None or self._peer is None:
+            return
+        channel.credit += grant
+        if channel.credit > self._peer.window_bytes:
+            raise RemoteProtocolError(f"channel {channel.id}: a grant over the peer's own window")
+        if channel.credit > 0:
+            channel.used = True  # whoever waits for it must find it open
+            events.append(Granted(channel.target))
 
     def _acknowledge(self, sequence: int) -> None:
         """Forget the batches that the peer has whole."""
