@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from steinadler.errors import RemoteProtocolError
+from steinadler.errors import ConfigError, RemoteProtocolError
 from steinadler.identity import Address, NodeId
 from steinadler.wire import plain
 from steinadler.wire.frames import MAX_PAYLOAD_BYTES, FrameType, encode_frame
@@ -35,6 +35,7 @@ PROTOCOL_VERSIONS = (1, 1)  # the lowest and the highest that this code speaks
 MAX_LABELS = 64
 MAX_LABEL_LENGTH = 255
 MAX_ADDRESSES = 32
+MAX_DETAIL_LENGTH = 1024
 
 
 class RejectReason(StrEnum):
@@ -100,7 +101,11 @@ class ConnectionRank:
 
 
 def encode_hello(hello: Hello) -> bytes:
-    """The HELLO frame."""
+    """The HELLO frame.
+
+    Raises `ConfigError` when no peer would accept it: too many labels or addresses, or one of
+    them too long.
+    """
     session = hello.session
     limits = hello.limits
     payload = plain.dumps(
@@ -123,7 +128,11 @@ def encode_hello(hello: Hello) -> bytes:
         }
     )
     if len(payload) > MAX_PAYLOAD_BYTES:
-        raise ValueError("labels and addresses do not fit one frame")
+        raise ConfigError("the node's labels and addresses do not fit one frame")
+    try:
+        decode_hello(payload)
+    except RemoteProtocolError as error:
+        raise ConfigError(f"no peer would accept this node's Hello: {error}") from error
     return encode_frame(FrameType.HELLO, payload=payload)
 
 
@@ -228,8 +237,9 @@ def judge_hello(
 
 
 def encode_reject(reject: Reject) -> bytes:
-    """The REJECT frame."""
-    payload = plain.dumps([reject.reason.value, reject.detail, reject.connection_number])
+    """The REJECT frame.  The detail is cut to MAX_DETAIL_LENGTH characters."""
+    detail = plain.clipped(reject.detail, MAX_DETAIL_LENGTH)
+    payload = plain.dumps([reject.reason.value, detail, reject.connection_number])
     return encode_frame(FrameType.REJECT, payload=payload)
 
 
@@ -240,4 +250,4 @@ def decode_reject(payload: bytes) -> Reject:
         known = RejectReason(plain.text(reason, 64))
     except ValueError:
         raise RemoteProtocolError(f"rejected for an unknown reason, {reason!r}") from None
-    return Reject(known, plain.text(detail, 1024), plain.natural(number))
+    return Reject(known, plain.text(detail, MAX_DETAIL_LENGTH), plain.natural(number))

@@ -77,6 +77,14 @@ def process_id(value: object) -> ProcessId:
     return ProcessId(NodeId(text(name, 63), natural(incarnation)), natural(number))
 
 
+def clipped(value: str, longest: int) -> str:
+    """`value` as a peer accepts it: at most `longest` characters, all of which UTF-8 can say.
+
+    An exception's text may hold lone surrogates: a file name that is not UTF-8 has them.
+    """
+    return value[:longest].encode(errors="backslashreplace").decode()[:longest]
+
+
 def process_id_array(process: ProcessId) -> list[object]:
     """Undo `process_id`."""
     return [process.node.name, process.node.incarnation, process.number]

@@ -98,7 +98,10 @@ Signal: TypeAlias = (
 
 
 def encode_signal(signal: Signal) -> bytes:
-    """A signal as a CBOR array: its code, then its fields."""
+    """A signal as a CBOR array: its code, then its fields.
+
+    A reason is cut to MAX_REASON_LENGTH characters.
+    """
     match signal:
         case MonitorRequest(reference, target, watcher):
             return plain.dumps([1, reference, target, watcher])
@@ -106,14 +109,15 @@ def encode_signal(signal: Signal) -> bytes:
             return plain.dumps([2, reference])
         case DownNotice(reference, process, reason):
             encoded = None if process is None else plain.process_id_array(process)
-            return plain.dumps([3, reference, encoded, reason[:MAX_REASON_LENGTH]])
+            return plain.dumps([3, reference, encoded, plain.clipped(reason, MAX_REASON_LENGTH)])
         case LinkRequest(source, target):
             return plain.dumps([4, source, target])
         case UnlinkRequest(source, target):
             return plain.dumps([5, source, target])
         case ExitNotice(source, target, reason, linked):
             origin = plain.process_id_array(source)
-            return plain.dumps([6, origin, target, reason[:MAX_REASON_LENGTH], linked])
+            text = plain.clipped(reason, MAX_REASON_LENGTH)
+            return plain.dumps([6, origin, target, text, linked])
         case CancelCall(call):
             return plain.dumps([7, call])
         case _:
