@@ -287,22 +287,25 @@ async def test_a_node_does_not_find_itself(tmp_path: Path) -> None:
 
 async def test_a_node_that_was_killed_is_no_longer_proposed(tmp_path: Path) -> None:
     """Its file lies unchanged in an unchanged folder, and yet is seen to be stale."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        killed = put(tmp_path, "killed", pid=process.pid)
-        put(tmp_path, "bob")
-        old = 1_000_000_000
-        os.utime(tmp_path, (old, old))
-        watch = Watch()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(RuntimeFolder(tmp_path, poll_interval_s=0.01).run, watch)
-            await watch.until("killed", 3)
-            process.kill()
-            process.wait()
-            del watch.seen[:]
-            await watch.until("bob", 3)
-            nursery.cancel_scope.cancel()
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE
+    )
+    killed = put(tmp_path, "killed", pid=process.pid)
+    put(tmp_path, "bob")
+    os.utime(tmp_path, (1_000_000_000, 1_000_000_000))
+    watch = Watch()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(RuntimeFolder(tmp_path, poll_interval_s=0.01).run, watch)
+        await watch.until("killed", 3)
+        process.kill()
+        await process.wait()
+        del watch.seen[:]
+        await watch.until("bob", 3)
+        nursery.cancel_scope.cancel()
+    assert process.stdin is not None
+    await process.stdin.aclose()
     assert {candidate.name for candidate in watch.seen} == {"bob"}
-    assert not killed.exists()
+    assert killed.name not in os.listdir(tmp_path)
 
 
 async def test_a_quiet_folder_is_not_read_again(
@@ -345,7 +348,7 @@ async def test_fifty_nodes_in_one_process_share_a_folder(tmp_path: Path) -> None
             for number in range(len(names)):
                 nursery.start_soon(node, number)
     assert all(len({c.name for c in watch.seen}) == 49 for watch in watches)
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_poll_interval_is_a_length_of_time(tmp_path: Path) -> None:
