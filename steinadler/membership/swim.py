@@ -14,9 +14,8 @@ be behind it, but changes no record: the others would not learn of it.  What con
 receiver rides first on every probe and answer, and a node that is connected while DOWN is sent
 the table, so that it can refute and be a member again.
 
-**Dissemination.**  A change goes at once to three random members and to the accused, is passed
-on so by everybody to whom it is news, and rides on probes for some time after that; a node's own
-refutation goes to all.  Tables are exchanged on meeting, and with one random member each
+**Dissemination.**  A change goes at once to a few, and rides on probes afterwards (`rumours`).
+Tables are exchanged on meeting, and with one random member each
 `sync_interval_s`.  A DOWN in gossip is believed.  A DOWN in a table is only a suspicion of one
 who is a member here, as in memberlist: the table may be older than the member's return, and a
 healed partition would otherwise bury both sides before it revives them.
@@ -28,6 +27,10 @@ probes and suspicions are postponed by that delay and some time to read what has
 **Memory.**  A record DOWN or LEFT is forgotten `forget_s` later.  An engine older than that
 takes no such record about a name it does not know, because it may be one that it has forgotten:
 nodes would remind each other for ever.
+
+The file is long because every paragraph above is about one state: which timers run depends on
+what is believed, and what is believed on which connections stand.  What can be told apart is:
+comparing (`members`), events (`table`), probe order (`probes`), spreading (`rumours`).
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from typing import assert_never
 from steinadler.config import MembershipSettings
 from steinadler.identity import NodeId
 from steinadler.membership import timing
-from steinadler.membership.dissemination import GossipQueue, batches
+from steinadler.membership.dissemination import batches
 from steinadler.membership.events import (
     Admission,
     Connected,
@@ -69,6 +72,7 @@ from steinadler.membership.messages import (
     SyncRequest,
 )
 from steinadler.membership.probes import Probe, ProbeRing, Probes, Relay, Relays, Stage
+from steinadler.membership.rumours import Rumours
 from steinadler.membership.table import MAX_ENTRIES, Entry, Link, Table, transition
 
 
@@ -106,15 +110,13 @@ class Swim:
         self._ring = ProbeRing(rng)
         self._probes = Probes()
         self._relays = Relays()
-        self._queue = GossipQueue()
-        self._observers: set[NodeId] = set()
+        self._rumours = Rumours(self._table, settings, rng)
         self._sequence = 0
         # When a member is declared down, by name: suspects, and what an observer lost.
         self._verdicts: dict[str, float] = {}
         self._round_at = self._sync_at = -math.inf
         self._forgetful_at = math.inf
         self._effects: list[Effect] = []
-        self._news: list[Member] = []
 
     # What the shell asks.
 
@@ -193,9 +195,9 @@ class Swim:
                 source = sender
                 self._on_received(sender, message, now)
             case ObserverConnected(node):
-                self._observers.add(node)
+                self._rumours.observers.add(node)
             case ObserverDisconnected(node):
-                self._observers.discard(node)
+                self._rumours.observers.discard(node)
             case Leave():
                 self._on_leave()
             case _:
@@ -220,7 +222,7 @@ class Swim:
         if self._sync_at <= now:
             self._sync_at = max(self._sync_at + self._settings.sync_interval_s, now)
             for name in self._table.forget(now - self._settings.forget_s):
-                self._queue.discard(name)
+                self._rumours.forget(name)
             members = self._table.connected_members()
             if members and not self._observer:
                 self._ask_for_sync(self._rng.choice(members))
@@ -302,14 +304,14 @@ class Swim:
     def _on_leave(self) -> None:
         self._me = replace(self._me, state=MemberState.LEFT)
         if not self._observer:
-            for node in (*self._table.connected(), *sorted(self._observers)):
+            for node in (*self._table.connected(), *sorted(self._rumours.observers)):
                 self._send(node, Gossip((self._me,)))
         self._phase = _Phase.STOPPED
 
     # Messages.
 
     def _on_received(self, sender: NodeId, message: Message, now: float) -> None:
-        if sender in self._observers:
+        if sender in self._rumours.observers:
             if isinstance(message, SyncRequest):
                 self._send_table(sender)
             return
@@ -463,14 +465,14 @@ class Swim:
             self._usurped(record.node)
         elif (record.refutation, record.state) <= (self._me.refutation, self._me.state):
             if record.state is not MemberState.ALIVE:
-                self._queue.put(self._me)  # somebody has missed the refutation
+                self._rumours.repeat(self._me)  # somebody has missed the refutation
         else:
             self._me = replace(self._me, refutation=record.refutation + 1)
-            self._news.append(self._me)
+            self._rumours.add(self._me)
 
     def _usurped(self, by: NodeId) -> None:
         self._phase = _Phase.STOPPED
-        self._news.clear()
+        self._rumours.clear_news()
         self._effects.append(Usurped(by))
 
     def _believe(self, record: Member, reason: str, now: float) -> None:
@@ -498,7 +500,8 @@ class Swim:
             self._verdicts[name] = self._suspicion_ends(now)
         elif not (self._observer and record.state.is_member and entry.link is Link.LOST):
             self._verdicts.pop(name, None)
-        self._news.append(record)
+        if not self._observer:
+            self._rumours.add(record)
 
     # Sending.
 
@@ -507,51 +510,12 @@ class Swim:
             self._effects.append(Send(to, message))
 
     def _piggyback(self, to: NodeId) -> tuple[Member, ...]:
-        updates = self._queue.take(self._transmissions())
-        entry = self._table.entry_of(to)
-        if entry is not None and entry.member.state is not MemberState.ALIVE:
-            return (entry.member, *(one for one in updates if one != entry.member))
-        return updates
-
-    def _transmissions(self) -> int:
-        return timing.transmissions(self._settings, len(self._ring) + 1)
+        return self._rumours.piggyback(to, len(self._ring) + 1)
 
     def _finish(self, source: NodeId | None) -> list[Effect]:
-        if self._news and not self._observer:
-            self._spread(source)
-        self._news = []
         effects, self._effects = self._effects, []
+        effects.extend(self._rumours.spread(self._me.node, source, len(self._ring) + 1))
         return effects
-
-    def _spread(self, source: NodeId | None) -> None:
-        others = [node for node in self._table.connected_members() if node != source]
-        recipients = self._rng.sample(others, min(timing.FANOUT, len(others)))
-        for record in self._news:
-            if record.node == self._me.node:
-                recipients = self._table.connected()
-                break
-            entry = self._table.entry_of(record.node)
-            if (
-                record.state in (MemberState.SUSPECT, MemberState.DOWN)
-                and entry is not None
-                and entry.link is Link.CONNECTED
-                and record.node not in recipients
-            ):
-                recipients.append(record.node)
-        first, *rest = batches(self._news)
-        for node in recipients:
-            self._send(node, Gossip(first))
-        for node in sorted(self._observers):
-            for batch in (first, *rest):
-                self._send(node, Gossip(batch))
-        limit = self._transmissions()
-        for record in first:
-            self._queue.discard(record.node.name)
-            if len(recipients) < limit:
-                self._queue.put(record, sent=len(recipients))
-        for batch in rest:
-            for record in batch:
-                self._queue.put(record)
 
     def _whole_table(self) -> list[tuple[Member, ...]]:
         if self._observer:

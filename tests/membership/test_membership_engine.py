@@ -257,6 +257,9 @@ def test_an_accusation_of_me_is_refuted_at_once_to_all(state: MemberState) -> No
     assert refuted in swim.members()
     again = gossip(swim, peers[1], replace(ME, state=state, refutation=4))
     assert again == []  # that was answered; whoever missed it gets it with a probe
+    (ack,) = sent(swim.handle(Received(peers[2].node, Ping(1)), START))
+    assert isinstance(ack, Ack)
+    assert refuted in ack.updates
 
 
 def test_a_suspicion_told_starts_the_clock_here_and_the_accused_hears_of_it() -> None:
@@ -315,6 +318,19 @@ def test_changed_labels_are_an_update() -> None:
 
 
 # Probing.
+
+
+def test_a_probe_of_a_former_life_is_dropped_with_it() -> None:
+    """D3: nobody is asked about a life that is over."""
+    swim = engine(BOB, CAROL)
+    swim.handle(Disconnected(BOB.node, False), START)
+    later = member("bob", 11)
+    effects = swim.handle(Connected(later), START)
+    effects += swim.tick(swim.next_deadline())
+    effects += advance(swim, START + SETTINGS.direct_timeout_s + SETTINGS.probe_interval_s)
+    asked = [m.target for m in sent(effects) if isinstance(m, PingRequest)]
+    assert later.node in asked
+    assert BOB.node not in asked
 
 
 def test_a_probe_is_relayed_and_its_answer_passed_on() -> None:

@@ -100,6 +100,19 @@ def test_the_ring_reaches_everybody_within_two_passes(
     assert set(taken) == names
 
 
+@given(st.integers(0, 2**32), st.integers(0, 7), st.integers(0, 7))
+def test_removal_skips_nobody(seed: int, taken: int, removed: int) -> None:
+    """S1: a member's turn does not slip by because another one went."""
+    ring = ProbeRing(random.Random(seed))
+    for number in range(8):
+        ring.add(str(number))
+    order = ring.take(8)
+    ring.take(taken)
+    ring.remove(order[removed])
+    expected = [name for name in order[taken:] + order[:taken] if name != order[removed]]
+    assert ring.take(7) == expected
+
+
 def test_relays_are_bounded_expire_and_answer_only_their_target() -> None:
     """X4: ping requests cost a peer more than they cost us."""
     relays = Relays()

@@ -1,0 +1,89 @@
+"""Who is told what, and when: this node's side of dissemination.
+
+News goes at once to a few random members, to the accused and to all observers, and rides on
+probes afterwards.  A node's own refutation goes to everybody it is connected to: it is rare, it
+is urgent, and only one node has it.  Leaving all of it to piggy-backing, as SWIM does, was
+refused: it would add probe rounds to every detection time.
+"""
+
+from __future__ import annotations
+
+import random
+
+from steinadler.config import MembershipSettings
+from steinadler.identity import NodeId
+from steinadler.membership import timing
+from steinadler.membership.dissemination import GossipQueue, batches
+from steinadler.membership.events import Send
+from steinadler.membership.members import Member, MemberState
+from steinadler.membership.messages import Gossip
+from steinadler.membership.table import Link, Table
+
+
+class Rumours:
+    """What this node has to pass on.  It reads the table and never changes it."""
+
+    def __init__(self, table: Table, settings: MembershipSettings, rng: random.Random) -> None:
+        self._table = table
+        self._settings = settings
+        self._rng = rng
+        self._queue = GossipQueue()
+        self._news: list[Member] = []
+        # Peers that only watch.
+        self.observers: set[NodeId] = set()
+
+    def add(self, record: Member) -> None:
+        """This is news, to be spread at the end of the call that brought it."""
+        self._news.append(record)
+
+    def repeat(self, record: Member) -> None:
+        """Somebody has missed this; let it ride on probes once more."""
+        self._queue.put(record)
+
+    def forget(self, name: str) -> None:
+        """Pass nothing on about `name` any more."""
+        self._queue.discard(name)
+
+    def clear_news(self) -> None:
+        """Spread nothing of what this call brought."""
+        self._news = []
+
+    def piggyback(self, to: NodeId, members: int) -> tuple[Member, ...]:
+        """What a probe or an answer to `to` carries; first what `to` itself has to refute."""
+        updates = self._queue.take(timing.transmissions(self._settings, members))
+        entry = self._table.entry_of(to)
+        if entry is None or entry.member.state is MemberState.ALIVE:
+            return updates
+        return (entry.member, *(one for one in updates if one != entry.member))
+
+    def spread(self, me: NodeId, source: NodeId | None, members: int) -> list[Send]:
+        """Tell the news, to others than the `source` it came from, in a cluster of `members`."""
+        news, self._news = self._news, []
+        if not news:
+            return []
+        recipients = self._recipients(news, me, source)
+        first, *rest = batches(news)
+        sends = [Send(node, Gossip(first)) for node in recipients]
+        for node in sorted(self.observers):
+            sends.extend(Send(node, Gossip(batch)) for batch in (first, *rest))
+        for record in first:
+            self._queue.discard(record.node.name)
+            if len(recipients) < timing.transmissions(self._settings, members):
+                self._queue.put(record, sent=len(recipients))
+        for batch in rest:
+            for record in batch:
+                self._queue.put(record)
+        return sends
+
+    def _recipients(self, news: list[Member], me: NodeId, source: NodeId | None) -> list[NodeId]:
+        if any(record.node == me for record in news):
+            return self._table.connected()
+        others = [node for node in self._table.connected_members() if node != source]
+        recipients = self._rng.sample(others, min(timing.FANOUT, len(others)))
+        for record in news:
+            if record.state in (MemberState.SUSPECT, MemberState.DOWN):
+                entry = self._table.entry_of(record.node)
+                connected = entry is not None and entry.link is Link.CONNECTED
+                if connected and record.node not in recipients:
+                    recipients.append(record.node)
+        return recipients
