@@ -32,6 +32,11 @@ _LONGEST_BACKOFF_S = 60.0
 _MOST_DOUBLINGS = 10
 # What a flood of invented instances can make us remember.
 _MAX_INSTANCES = 1024
+# News that the Trio side has not taken yet: as many as zeroconf's cache has room for records, so
+# that a flood which fits there pushes out nobody's.
+_MAX_CHANGED = 10_000
+# Questions that wait for a worker; more are put off to a later repetition.
+_MAX_QUESTIONS = 64
 
 
 @dataclass(slots=True)
@@ -70,7 +75,7 @@ class Instances:
         self._changed: dict[str, ServiceStateChange] = {}
         self._bell = trio.Event()
         self._instances: dict[str, _Instance] = {}
-        self._ask, self._asked = trio.open_memory_channel[str](_MAX_INSTANCES)
+        self._ask, self._asked = trio.open_memory_channel[str](_MAX_QUESTIONS)
 
     def on_change(
         self,
@@ -80,7 +85,7 @@ class Instances:
         state_change: ServiceStateChange,
     ) -> None:
         """Called on zeroconf's browser thread; the arguments' names are zeroconf's."""
-        if name in self._changed or len(self._changed) < _MAX_INSTANCES:
+        if name in self._changed or len(self._changed) < _MAX_CHANGED:
             self._changed[name] = state_change
         try:
             self._token.run_sync_soon(self._ring, idempotent=True)
@@ -103,10 +108,13 @@ class Instances:
                 while self._changed:
                     # One at a time, since the browser thread may be adding to the table.
                     self._take_in(*self._changed.popitem())
+                    await trio.lowlevel.checkpoint()
                 if trio.current_time() >= repeat_at:
                     repeat_at = trio.current_time() + self._repeat_interval_s
                     for name in tuple(self._instances):
-                        self._consider(name)
+                        if name in self._instances:
+                            self._consider(name)
+                        await trio.lowlevel.checkpoint()
 
     def _take_in(self, name: str, change: ServiceStateChange) -> None:
         match change:
@@ -115,11 +123,24 @@ class Instances:
             case ServiceStateChange.Added | ServiceStateChange.Updated:
                 if name.lower() == self._own_name:
                     self.heard_ourselves.set()
-                elif name in self._instances or len(self._instances) < _MAX_INSTANCES:
+                elif name in self._instances or self._make_room():
                     self._instances.setdefault(name, _Instance())
                     self._consider(name)
             case _:
                 assert_never(change)
+
+    def _make_room(self) -> bool:
+        """Whether one more can be remembered, if need be in place of one that says nothing.
+
+        Without that, a flood of names would keep out the nodes that come after it.
+        """
+        if len(self._instances) >= _MAX_INSTANCES:
+            silent = next((name for name, it in self._instances.items() if it.questions), None)
+            if silent is None:
+                log.debug("mDNS: %d instances heard of are all there is room for", _MAX_INSTANCES)
+                return False
+            del self._instances[silent]
+        return True
 
     def _consider(self, name: str) -> None:
         """Propose the instance, or ask for what is missing, or forget it as none of ours."""
@@ -175,6 +196,8 @@ class Instances:
 
     async def _look_up(self) -> None:
         async for name in self._asked:
+            if name not in self._instances:
+                continue
             try:
                 # Not abandoned on cancellation: its thread would outlive the node.
                 info = await trio.to_thread.run_sync(

@@ -20,7 +20,7 @@ import pytest
 import trio
 from zeroconf import DNSOutgoing, IPVersion, ServiceInfo, Zeroconf
 
-from steinadler.discovery import Advertisement, Candidate, Mdns, mdns, records
+from steinadler.discovery import Advertisement, Candidate, Mdns, instances, mdns, records
 from steinadler.errors import ConfigError
 from steinadler.identity import Address
 
@@ -334,20 +334,46 @@ async def test_hostile_records_are_ignored() -> None:
         instance("zero", good_txt(cluster), ips=("0.0.0.0", "::")),
         instance("multicast", good_txt(cluster), ips=("224.0.0.1", "255.255.255.255")),
         instance("a.b.c.d", good_txt(new_cluster())),
+        instance("no address", good_txt(cluster), ips=()),
+        instance("victim again", {**good_txt(cluster, "victim"), "inc": "7"}),
         instance("s p\u00e4c\u00e9 \u2603", good_txt(new_cluster())),
     ]
-    async with running(
-        Mdns(None, cluster, interfaces=["127.0.0.1"], repeat_interval_s=0.05)
-    ) as observer:
+    unspeakable = instance("name", good_txt(cluster))
+    unspeakable.name = f"\x01\x7f-{cluster[:8]}.{records.SERVICE_TYPE}"
+    victim = Mdns(advertise("victim", cluster), cluster, repeat_interval_s=0.05)
+    async with running(victim) as node:
         zc = Zeroconf(interfaces=["127.0.0.1"], ip_version=IPVersion.V4Only, use_asyncio=False)
         try:
-            for info in hostile:
+            for info in (*hostile, unspeakable):
                 zc.send(zc.generate_service_broadcast(info, None))
             async with running(Mdns(advertise("alice", cluster), cluster)):
-                await observer.until("alice", 5)
+                await node.until("alice", 5)
         finally:
             zc.close()
-    assert observer.names() == {"alice"}
+    assert node.names() == {"alice"}
+
+
+@pytest.mark.usefixtures("multicast")
+async def test_a_flood_of_names_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """X4: what is remembered is bounded, and nodes are found while and after it is full."""
+    monkeypatch.setattr(instances, "_MAX_INSTANCES", 50)
+    cluster = new_cluster()
+    flood = DNSOutgoing(0x8400)
+    for number in range(200):
+        label = f"{number}-{cluster[:8]}.{records.SERVICE_TYPE}"
+        flood.add_answer_at_time(ServiceInfo(records.SERVICE_TYPE, label).dns_pointer(), 0)
+    observer = Mdns(None, cluster, interfaces=["127.0.0.1"], repeat_interval_s=0.1)
+    with trio.socket.from_stdlib_socket(mdns_socket()) as sock:
+        async with running(observer) as node:
+            for packet in flood.packets():
+                await sock.sendto(packet, (GROUP, PORT))
+            async with (
+                running(Mdns(advertise("alice", cluster), cluster)),
+                running(Mdns(advertise("bob", cluster), cluster)),
+            ):
+                await node.until("alice", 3)
+                await node.until("bob", 3)
+    assert node.names() == {"alice", "bob"}
 
 
 @pytest.mark.usefixtures("multicast")
