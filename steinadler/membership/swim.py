@@ -127,6 +127,11 @@ class Swim:
             members.append(self._me)
         return tuple(sorted(members, key=lambda member: member.node.name))
 
+    @property
+    def refutation(self) -> int:
+        """This node's own refutation number, for its Hellos."""
+        return self._me.refutation
+
     def find(self, name: str) -> Member | None:
         """The record held about `name`, in whatever state, or None."""
         if name == self._me.node.name and not self._observer:
