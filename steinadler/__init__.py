@@ -1,0 +1,106 @@
+"""Steinadler: cluster node distribution for Python on Trio.
+
+    async with steinadler.open_node("alice") as node:
+        ...
+
+The layout, from the bottom up (each may import only from those above it in this list):
+
+    errors, identity, config   the vocabulary: exceptions, names, settings
+    wire        sans-IO   frames, codec, channels and credit, sessions, handshake, signals
+    membership  sans-IO   SWIM: who is in the cluster
+    registry    sans-IO   names of processes
+    delivery    sans-IO   monitors, links, pending calls
+    security              clusters, certificates, TLS contexts
+    transport   Trio      TCP and TLS, links, connections
+    discovery   Trio      mDNS, seeds, the runtime folder
+    process     Trio      mailboxes and process tasks
+    node        Trio      composes all of it; `open_node`
+    cli                   the command line
+    testing               a simulated network for your own tests
+
+Everything public is in this module, in `steinadler.testing`, or in the module that its docs
+name; docs/architecture.md follows a message through all of it.
+"""
+
+from steinadler.config import Config, DialSettings, MembershipSettings, WireSettings
+from steinadler.errors import (
+    ConfigError,
+    DeliveryError,
+    HandshakeRejected,
+    LocalProtocolError,
+    MailboxFull,
+    MessageTooLarge,
+    NameConflict,
+    NodeClosed,
+    NodeDown,
+    NoSuchProcess,
+    NotAuthorized,
+    NotEncodable,
+    ProcessExited,
+    ProtocolError,
+    RemoteError,
+    RemoteProtocolError,
+    SecurityError,
+    SteinadlerError,
+)
+from steinadler.identity import Address, NodeId, ProcessId, ProcessName
+from steinadler.membership import Member, MemberState
+from steinadler.node import (
+    ALL,
+    EventsLost,
+    EventStream,
+    Monitor,
+    Node,
+    NodeStatistics,
+    open_node,
+)
+from steinadler.process import DEFAULT_EXPORTS as _EXPORTS
+from steinadler.process import Call, Down, Exit, Process
+from steinadler.wire.codec import DEFAULT_MESSAGE_TYPES as _MESSAGE_TYPES
+
+export = _EXPORTS.export
+message = _MESSAGE_TYPES.register
+
+__all__ = [
+    "ALL",
+    "Address",
+    "Call",
+    "Config",
+    "ConfigError",
+    "DeliveryError",
+    "DialSettings",
+    "Down",
+    "EventStream",
+    "EventsLost",
+    "Exit",
+    "HandshakeRejected",
+    "LocalProtocolError",
+    "MailboxFull",
+    "Member",
+    "MemberState",
+    "MembershipSettings",
+    "MessageTooLarge",
+    "Monitor",
+    "NameConflict",
+    "NoSuchProcess",
+    "Node",
+    "NodeClosed",
+    "NodeDown",
+    "NodeId",
+    "NodeStatistics",
+    "NotAuthorized",
+    "NotEncodable",
+    "Process",
+    "ProcessExited",
+    "ProcessId",
+    "ProcessName",
+    "ProtocolError",
+    "RemoteError",
+    "RemoteProtocolError",
+    "SecurityError",
+    "SteinadlerError",
+    "WireSettings",
+    "export",
+    "message",
+    "open_node",
+]

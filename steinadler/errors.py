@@ -87,7 +87,7 @@ class NodeDown(DeliveryError):
 
 
 class NameConflict(DeliveryError):
-    """A name is already held: by another process on this node, or by another node in the cluster."""
+    """A name is held already, by another process of this node or another node of the cluster."""
 
 
 class MailboxFull(DeliveryError):
@@ -111,7 +111,7 @@ class NotEncodable(DeliveryError, TypeError):
 
 
 class RemoteError(SteinadlerError):
-    """The called code raised.  `type_name` and `text` tell what; the object itself never travels."""
+    """The called code raised; `type_name` and `text` tell what.  The object never travels."""
 
     def __init__(self, type_name: str, text: str) -> None:
         super().__init__(f"{type_name}: {text}" if text else type_name)

@@ -61,6 +61,10 @@ class Exports:
         """The function exported as `name`."""
         return self._functions.get(name)
 
+    def names(self) -> list[str]:
+        """Everything exported, sorted."""
+        return sorted(self._functions)
+
     def name_of(self, function: ProcessFunction | str) -> str:
         """The name to spawn `function` by; a text is taken for a name that the peer knows.
 

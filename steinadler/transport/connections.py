@@ -67,8 +67,8 @@ class Delegate(Protocol):
     def peer_refused(self, node: NodeId) -> None:
         """Where the peer used to listen, nobody listens, or somebody else does."""
 
-    def rejected(self, reject: Reject) -> None:
-        """A peer would not have us."""
+    def rejected(self, reject: Reject, by: str) -> None:
+        """The node called `by` would not have us."""
 
     def events(self, link: Link, events: list[Event]) -> None:
         """Something arrived."""
@@ -310,7 +310,7 @@ class Connections:
             hello = decode_hello(frame.payload)
         except (RemoteProtocolError, trio.BrokenResourceError, trio.TooSlowError) as error:
             what = "no Hello in time" if isinstance(error, trio.TooSlowError) else str(error)
-            logger.info("%s at %s: %s", stream.peer, stream.remote, what)
+            logger.debug("%s at %s: %s", stream.peer, stream.remote, what)
             stream.close_nowait()
             return
         peer = self._peer(stream.peer.name)
@@ -495,7 +495,7 @@ class Connections:
         if scope.cancelled_caught:
             return DialOutcome.FAILED
         if frame.type == FrameType.REJECT:
-            self._turned_away(offered, address, decode_reject(frame.payload))
+            self._turned_away(offered, name, address, decode_reject(frame.payload))
             return DialOutcome.FAILED
         if frame.type != FrameType.HELLO:
             raise RemoteProtocolError(f"a frame of type {frame.type:#04x} before the Hello")
@@ -513,7 +513,7 @@ class Connections:
         self._nursery.start_soon(self._carry, peer, settled, stream, rest)
         return DialOutcome.CONNECTED
 
-    def _turned_away(self, offered: Link, address: Address, reject: Reject) -> None:
+    def _turned_away(self, offered: Link, name: str, address: Address, reject: Reject) -> None:
         match reject.reason:
             case RejectReason.SUPERSEDED:
                 # Our next dial must count as a newer connection than the one they hold on to.
@@ -523,7 +523,7 @@ class Connections:
                 self._ourselves.add(address)
             case _:
                 self._complain(address, f"turned away ({reject.reason}): {reject.detail}")
-                self._delegate.rejected(reject)
+                self._delegate.rejected(reject, name)
 
 
 async def _first_frame(stream: SecureStream) -> tuple[Frame, bytes]:

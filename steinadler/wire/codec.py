@@ -202,6 +202,8 @@ def _refuse(encoder: object, value: object) -> None:
 
 def _decode_decimal(value: Any, immutable: bool) -> Decimal:
     exponent, mantissa = value
+    if not isinstance(exponent, int):  # a text would make a NaN or an infinity
+        raise ValueError("a decimal fraction whose exponent is not an integer")
     if mantissa.bit_length() > MAX_DECIMAL_BITS:
         raise ValueError("a decimal with too many digits")
     digits = tuple(map(int, str(abs(mantissa))))

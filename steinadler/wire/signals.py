@@ -71,10 +71,9 @@ class UnlinkRequest:
 
 @dataclass(frozen=True, slots=True)
 class ExitNotice:
-    """`source` ended, or (`linked` false) asks `target` to end."""
+    """`source` ended, or (`linked` false) asks the channel's process to end."""
 
     source: ProcessId
-    target: int
     reason: str
     linked: bool
 
@@ -114,10 +113,9 @@ def encode_signal(signal: Signal) -> bytes:
             return plain.dumps([4, source, target])
         case UnlinkRequest(source, target):
             return plain.dumps([5, source, target])
-        case ExitNotice(source, target, reason, linked):
-            origin = plain.process_id_array(source)
-            text = plain.clipped(reason, MAX_REASON_LENGTH)
-            return plain.dumps([6, origin, target, text, linked])
+        case ExitNotice(process, reason, linked):
+            origin = plain.process_id_array(process)
+            return plain.dumps([6, origin, plain.clipped(reason, MAX_REASON_LENGTH), linked])
         case CancelCall(call):
             return plain.dumps([7, call])
         case _:
@@ -149,12 +147,9 @@ def decode_signal(data: bytes) -> Signal | None:
             return LinkRequest(natural(source), natural(target))
         case [5, source, target, *_]:
             return UnlinkRequest(natural(source), natural(target))
-        case [6, source, target, reason, bool() as linked, *_]:
+        case [6, source, reason, bool() as linked, *_]:
             return ExitNotice(
-                plain.process_id(source),
-                natural(target),
-                plain.text(reason, MAX_REASON_LENGTH),
-                linked,
+                plain.process_id(source), plain.text(reason, MAX_REASON_LENGTH), linked
             )
         case [7, call, *_]:
             return CancelCall(natural(call))

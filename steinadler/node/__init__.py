@@ -1,0 +1,24 @@
+"""A node: everything below, composed and owned.
+
+`node` is the public face and the owner of all tasks; `opening` makes one with real sockets and
+credentials; `peering` joins membership to connections, `router` carries messages and calls,
+`watching` monitors and links, `builtin` the processes that every node has.
+"""
+
+from steinadler.node.events import Event, EventsLost, EventStream, NodeDown, NodeUp
+from steinadler.node.node import ALL, Node, NodeStatistics
+from steinadler.node.opening import open_node
+from steinadler.node.watching import Monitor
+
+__all__ = [
+    "ALL",
+    "Event",
+    "EventStream",
+    "EventsLost",
+    "Monitor",
+    "Node",
+    "NodeDown",
+    "NodeStatistics",
+    "NodeUp",
+    "open_node",
+]

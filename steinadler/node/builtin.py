@@ -1,0 +1,111 @@
+"""The processes that every node has, by reserved name.
+
+They are ordinary processes called in the ordinary way, so what peers may ask of a node needs no
+protocol of its own: credit, size limits, errors and cancellation are those of every call.
+
+    $echo   answers with the request
+    $info   answers with facts about the node
+    $names  ("whereis", name) -> ProcessId or None
+    $spawn  ("spawn", export, args, name) -> ProcessId
+            ("run", export, args) -> what the function returns; giving up the call ends it
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import outcome
+import trio
+
+from steinadler.errors import ConfigError, SteinadlerError
+from steinadler.process import Call, Exports, Process
+from steinadler.process.exports import ProcessFunction
+
+if TYPE_CHECKING:
+    from steinadler.node.node import Node
+
+
+def start_all(node: Node) -> None:
+    """Spawn every built-in process."""
+    for name, function in (("$echo", _echo), ("$info", _info), ("$names", _names)):
+        node.spawn_builtin(function, node, name=name)
+    node.spawn_builtin(_spawner, node, node.exports, name="$spawn")
+
+
+async def _echo(me: Process, node: Node) -> None:
+    async for message in me:
+        if isinstance(message, Call):
+            message.reply(message.request)
+
+
+async def _info(me: Process, node: Node) -> None:
+    started = trio.current_time()
+    async for message in me:
+        if isinstance(message, Call):
+            message.reply(
+                {
+                    "name": node.name,
+                    "incarnation": node.id.incarnation,
+                    "addresses": [str(address) for address in node.addresses],
+                    "labels": dict(node.labels),
+                    "members": [member.node.name for member in node.members()],
+                    "processes": node.process_count(),
+                    "exports": node.exports.names(),
+                    "uptime_s": round(trio.current_time() - started, 3),
+                    "pid": os.getpid(),
+                    "version": version("steinadler"),
+                    "python": platform.python_version(),
+                }
+            )
+
+
+async def _names(me: Process, node: Node) -> None:
+    async for message in me:
+        match message:
+            case Call(("whereis", str() as name)):
+                message.reply(node.find_local(name))
+            case Call():
+                message.fail(ConfigError("$names understands ('whereis', name)"))
+
+
+async def _spawner(me: Process, node: Node, exports: Exports) -> None:
+    async for message in me:
+        if isinstance(message, Call):
+            try:
+                _spawn(message, node, exports)
+            except SteinadlerError as error:
+                message.fail(error)
+
+
+def _spawn(call: Call, node: Node, exports: Exports) -> None:
+    match call.request:
+        case ("spawn", str() as export, list() | tuple() as args, str() | None as name):
+            call.reply(node.spawn(_find(exports, export), *args, name=name))
+        case ("run", str() as export, list() | tuple() as args):
+            function = _find(exports, export)
+            process = node.spawn_reporting(function, tuple(args), lambda r: _report(call, r))
+            call.on_abandoned(lambda: process.end("cancelled"))
+        case _:
+            raise ConfigError("$spawn understands ('spawn', export, args, name) and ('run', ...)")
+
+
+def _find(exports: Exports, name: str) -> ProcessFunction:
+    function = exports.find(name)
+    if function is None:
+        known = ", ".join(exports.names()) or "nothing"
+        raise ConfigError(f"no function is exported as {name!r} here; exported is: {known}")
+    return function
+
+
+def _report(call: Call, result: outcome.Outcome[Any]) -> None:
+    match result:
+        case outcome.Value(value):
+            try:
+                call.reply(value)
+            except SteinadlerError as error:  # what it returned cannot travel
+                call.fail(error)
+        case outcome.Error(error):
+            call.fail(error)

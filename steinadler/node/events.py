@@ -1,0 +1,102 @@
+"""What a node tells its program about the cluster, and how it is listened to."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import trio
+
+from steinadler.membership import Member
+
+# What a listener may leave unread before it loses the oldest events.
+MAX_UNREAD_EVENTS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUp:
+    """A node is a member from now on."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDown:
+    """A node is no longer a member, or its session was lost.  `reason` is for people.
+
+    The exception of the same name, in `steinadler.errors`, is what calls to it raise.
+    """
+
+    member: Member
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventsLost:
+    """This listener did not keep up: so many events before this point are gone."""
+
+    count: int
+
+
+Event: TypeAlias = NodeUp | NodeDown | EventsLost
+
+
+class EventStream(AsyncIterator[Event]):
+    """The events since this stream was made, in order.  Made by `Node.events`.
+
+    Iterating waits for the next one and ends when the node closes; cancellation loses nothing.
+    """
+
+    def __init__(self) -> None:
+        self._unread: deque[Event] = deque()
+        self._lost = 0
+        self._ended = False
+        self._readers = trio.lowlevel.ParkingLot()
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        await trio.lowlevel.checkpoint()
+        while not self._unread and not self._lost and not self._ended:
+            await self._readers.park()
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            return EventsLost(lost)
+        if self._unread:
+            return self._unread.popleft()
+        raise StopAsyncIteration
+
+    def _put(self, event: Event) -> None:
+        if len(self._unread) >= MAX_UNREAD_EVENTS:
+            self._unread.popleft()
+            self._lost += 1
+        self._unread.append(event)
+        self._readers.unpark()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._readers.unpark_all()
+
+
+class EventHub:
+    """Tells every stream that somebody still holds."""
+
+    def __init__(self) -> None:
+        self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
+
+    def open(self) -> EventStream:
+        stream = EventStream()
+        self._streams.add(stream)
+        return stream
+
+    def publish(self, event: Event) -> None:
+        for stream in list(self._streams):
+            stream._put(event)
+
+    def close(self) -> None:
+        for stream in list(self._streams):
+            stream._end()

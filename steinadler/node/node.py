@@ -1,0 +1,418 @@
+"""`Node`: the public face of one node of a cluster.
+
+It wires the parts together and owns their tasks; what is decided is decided elsewhere:
+`Peering` (who is a member), `Router` (messages and calls), `Watching` (monitors and links),
+`Processes` (who lives here).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import outcome
+import trio
+
+from steinadler.config import Config
+from steinadler.discovery import Candidate, Source
+from steinadler.errors import ConfigError, NoSuchProcess, SteinadlerError
+from steinadler.identity import (
+    Address,
+    Destination,
+    NodeId,
+    ProcessId,
+    ProcessName,
+    check_process_name,
+)
+from steinadler.membership import Member
+from steinadler.node import builtin
+from steinadler.node.events import EventHub, EventStream, NodeDown, NodeUp
+from steinadler.node.peering import Peering
+from steinadler.node.router import Router
+from steinadler.node.watching import Monitor, Watching
+from steinadler.process import DEFAULT_EXPORTS, Exports, Process
+from steinadler.process.exports import ProcessFunction
+from steinadler.process.table import Processes, WhenDone
+from steinadler.transport.link import Link
+from steinadler.transport.network import Network
+from steinadler.wire.channels import ToName
+from steinadler.wire.codec import DEFAULT_MESSAGE_TYPES, Codec, MessageTypes
+from steinadler.wire.session import Arrived
+
+logger = logging.getLogger("steinadler.node")
+
+
+class Everyone(Enum):
+    """The type of `ALL`."""
+
+    ALL = "all"
+
+
+# How long to wait, at closing, for peers to take what is queued and to hear the goodbye.
+GOODBYE_TIMEOUT_S = 1.0
+
+# Every member, this node included.
+ALL = Everyone.ALL
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatistics:
+    """What a node has done since it opened, and what it holds now."""
+
+    members: int
+    processes: int
+    connections: int
+    bytes_sent: int
+    bytes_received: int
+    messages_sent: int
+    messages_received: int
+    messages_dropped: int
+    messages_queued: int
+    bytes_retransmitted: int
+
+
+class Node:
+    """One node of a cluster.  Made by `open_node`; of no use outside its block.
+
+    Destinations are a `ProcessId`, `"name"` (of this node) or `"name@node"`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        id_: NodeId,
+        *,
+        labels: Mapping[str, str],
+        config: Config,
+        rng: random.Random,
+        exports: Exports = DEFAULT_EXPORTS,
+        message_types: MessageTypes = DEFAULT_MESSAGE_TYPES,
+    ) -> None:
+        self.id = id_
+        self.exports = exports
+        self.addresses: tuple[Address, ...] = ()
+        self._labels = tuple(sorted(labels.items()))
+        self._config = config
+        self._hub = EventHub()
+        self._peering = Peering(network, id_, self._labels, config, rng, self)
+        self._processes = Processes(id_, config.mailbox_bytes)
+        codec = Codec(message_types, config.wire.max_message_bytes)
+        self._router = Router(id_, codec, self._processes, self._peering)
+        self._watching = Watching(id_, self._processes, self._router)
+
+    def __repr__(self) -> str:
+        return f"<Node {self.id.name}>"
+
+    # -- the cluster --------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self.id.name
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """This node's labels."""
+        return dict(self._labels)
+
+    def members(self, **labels: str) -> tuple[Member, ...]:
+        """The members now, this node included, sorted by name; only those with these labels."""
+        return tuple(
+            member
+            for member in self._peering.members()
+            if labels.items() <= dict(member.labels).items()
+        )
+
+    async def wait_for_member(self, name: str) -> Member:
+        """Wait until a node of that name is a member, and return it.  A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        while (member := self._peering.member(name)) is None:
+            await self._peering.wait_for_change()
+        return member
+
+    async def wait_for_members(self, count: int) -> tuple[Member, ...]:
+        """Wait until there are at least `count` members, this node included.  A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        while len(members := self._peering.members()) < count:
+            await self._peering.wait_for_change()
+        return members
+
+    def events(self) -> EventStream:
+        """What happens from now on: `NodeUp`, `NodeDown`.  Iterate with `async for`."""
+        return self._hub.open()
+
+    # -- processes ----------------------------------------------------------------------------
+
+    def spawn(self, function: ProcessFunction, *args: Any, name: str | None = None) -> ProcessId:
+        """Start `function(me, *args)` as a process of this node.
+
+        Its mailbox, and its name if it gets one, exist when this returns.  Raises `NameConflict`
+        when the name is taken, `ConfigError` when it is none, `NodeClosed`.
+        """
+        return self._processes.spawn(self, function, args, name=name).id
+
+    async def spawn_on(
+        self,
+        where: str | Iterable[str] | Everyone | None = None,
+        function: ProcessFunction | str = "",
+        *args: Any,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Start an exported function as a process of other nodes (or this one).
+
+        `where` is a node's name, several names, or `ALL`; or None and `labels`, for the members
+        that have all these labels.  For one name returns the `ProcessId`; otherwise a dict of
+        `outcome.Outcome` by node name.
+
+        Raises `ConfigError` when `function` is not exported here (give its name when it is only
+        exported there), and for one node what `call` raises; a `RemoteError` tells that it is
+        not exported there.  Cancelled, it may or may not have started the process.
+        """
+        request = ("spawn", self.exports.name_of(function), args, name)
+        return await self._ask_spawners(where, labels, request)
+
+    async def run_on(
+        self,
+        where: str | Iterable[str] | Everyone | None = None,
+        function: ProcessFunction | str = "",
+        *args: Any,
+        labels: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Run an exported function as a process there, and return what it returns.
+
+        As `spawn_on`, but waits for the end: an exception of the function comes back as
+        `RemoteError`.  Cancelling it cancels the process there.
+        """
+        return await self._ask_spawners(
+            where, labels, ("run", self.exports.name_of(function), args)
+        )
+
+    async def _ask_spawners(
+        self,
+        where: str | Iterable[str] | Everyone | None,
+        labels: Mapping[str, str] | None,
+        request: tuple[Any, ...],
+    ) -> Any:
+        if isinstance(where, str) and labels is None:
+            return await self.call(ProcessName("$spawn", where), request)
+        nodes = self._choose(where, labels)
+        results: dict[str, outcome.Outcome[Any]] = {}
+
+        async def ask(node: str) -> None:
+            try:
+                results[node] = outcome.Value(await self.call(ProcessName("$spawn", node), request))
+            except SteinadlerError as error:
+                results[node] = outcome.Error(error)
+
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(ask, node)
+        return {node: results[node] for node in nodes}
+
+    def _choose(
+        self, where: str | Iterable[str] | Everyone | None, labels: Mapping[str, str] | None
+    ) -> list[str]:
+        if (where is None) == (labels is None):
+            raise ConfigError("say where: a node's name, several, ALL, or labels={...}")
+        if labels is not None:
+            return [member.node.name for member in self.members(**labels)]
+        if where is ALL:
+            return [member.node.name for member in self.members()]
+        assert where is not None
+        assert not isinstance(where, (str, Everyone))
+        return list(where)
+
+    def register(self, name: str, process: ProcessId) -> None:
+        """Give a process of this node a (further) name.
+
+        Raises `NameConflict` when another process has it, `NoSuchProcess` when the process is
+        not alive here, `ConfigError` when it cannot be a name.
+        """
+        if process.node != self.id or self._processes.by_number(process.number) is None:
+            raise NoSuchProcess(process)
+        self._processes.names.register(name, process.number)
+
+    def unregister(self, name: str) -> None:
+        """Take a name away.  Raises `NoSuchProcess` when nobody has it."""
+        if self._processes.names.unregister(name) is None:
+            raise NoSuchProcess(name)
+
+    async def whereis(self, name: str) -> ProcessId | None:
+        """Which process has `"name"` here, or `"name@node"` there; None when none has.
+
+        Raises `NodeDown`.
+        """
+        where = self._router.resolve(name)
+        assert isinstance(where, ProcessName)
+        if where.node in (None, self.name):
+            await trio.lowlevel.checkpoint()
+            return self.find_local(where.name)
+        found = await self.call(ProcessName("$names", where.node), ("whereis", where.name))
+        return found if isinstance(found, ProcessId) else None
+
+    def exit(self, destination: Destination, reason: str = "shutdown") -> None:
+        """Ask a process to exit.  One that traps exits gets an `Exit` message instead; "kill"
+        cannot be trapped.  Raises `NodeDown`; nothing happens when there is no such process.
+        """
+        self._watching.exit(ProcessId(self.id, 0), destination, reason)
+
+    # -- messages -----------------------------------------------------------------------------
+
+    async def send(self, destination: Destination, message: object) -> None:
+        """Send a message, when the destination has credit left: not before it is consumed
+        what it already has, and not after it has consumed this one.
+
+        Messages to one destination arrive in order, at most once, and surely while both nodes
+        remain members (M1-M3).  A message to no process is dropped, as in Erlang; monitor to
+        know.  A checkpoint at least at every 64th message.  Cancelled, it has sent nothing.
+
+        Raises `NotEncodable`, `MessageTooLarge`, `NodeDown`, `ConfigError` (not a destination).
+        """
+        await self._router.send(destination, message)
+
+    def send_nowait(self, destination: Destination, message: object) -> None:
+        """As `send`; raises `MailboxFull` where that would wait."""
+        self._router.send_nowait(destination, message)
+
+    async def call(self, destination: Destination, request: object) -> Any:
+        """Send a request and wait for the reply.  Bound it with `trio.fail_after`.
+
+        Raises `RemoteError` (the process failed the call), `NoSuchProcess`, `ProcessExited`,
+        `NodeDown`, and what `send` raises.  Never retried.  Cancelled, the request may or may
+        not be carried out, and a late reply goes nowhere.
+        """
+        return await self._router.call(destination, request)
+
+    def monitor(self, destination: Destination) -> Monitor:
+        """Watch a process from outside of any process: see `Monitor`.
+
+        Begins at once, before this returns; what is sent afterwards is answered, or the monitor
+        fires, or both (D2).  Never raises for what is not there: that is a `Down` too.
+        """
+        return self._watching.monitor(destination)
+
+    def statistics(self) -> NodeStatistics:
+        """Counters and levels, cheap enough to ask for at any time."""
+        sessions = [link.session for link in self._peering.connections.links()]
+        return NodeStatistics(
+            members=len(self._peering.members()),
+            processes=len(self._processes),
+            connections=sum(link.connected for link in self._peering.connections.links()),
+            bytes_sent=sum(s.counters.bytes_sent for s in sessions),
+            bytes_received=sum(s.counters.bytes_received for s in sessions),
+            messages_sent=sum(s.counters.items_sent for s in sessions),
+            messages_received=sum(s.counters.items_received for s in sessions),
+            messages_dropped=self._router.counters.dropped,
+            messages_queued=sum(s.queued_items for s in sessions),
+            bytes_retransmitted=sum(s.counters.bytes_retransmitted for s in sessions),
+        )
+
+    # -- what processes ask (`steinadler.process.Host`) ----------------------------------------
+
+    async def receive_for(self, process: Process) -> Any:
+        return await self._router.receive_for(process)
+
+    def monitor_for(self, process: Process, destination: Destination) -> int:
+        return self._watching.monitor_for(process, destination)
+
+    def demonitor(self, reference: int) -> None:
+        self._watching.demonitor(reference)
+
+    def link_for(self, process: Process, other: ProcessId) -> None:
+        self._watching.link(process, other)
+
+    def unlink_for(self, process: Process, other: ProcessId) -> None:
+        self._watching.unlink(process, other)
+
+    def spawn_linked(
+        self, process: Process, function: ProcessFunction, *args: Any, name: str | None
+    ) -> ProcessId:
+        child = self._processes.spawn(self, function, args, name=name)
+        self._watching.link(process, child.id)
+        return child.id
+
+    def process_ended(self, process: Process, reason: str, result: outcome.Outcome[Any]) -> None:
+        # The name is free before anybody hears of the end (N1).
+        self._processes.remove(process, result)
+        self._router.process_ended(process, reason)
+        self._watching.process_ended(process, reason)
+
+    # -- what built-in processes ask -----------------------------------------------------------
+
+    def spawn_builtin(self, function: ProcessFunction, *args: Any, name: str) -> None:
+        self._processes.spawn(self, function, args, name=name, by_runtime=True)
+
+    def spawn_reporting(
+        self, function: ProcessFunction, args: tuple[Any, ...], when_done: WhenDone
+    ) -> Process:
+        return self._processes.spawn(self, function, args, when_done=when_done)
+
+    def find_local(self, name: str) -> ProcessId | None:
+        process = self._processes.find(ToName(check_process_name(name)))
+        return process.id if process is not None else None
+
+    def process_count(self) -> int:
+        return len(self._processes)
+
+    # -- what peering tells --------------------------------------------------------------------
+
+    def node_up(self, member: Member) -> None:
+        self._hub.publish(NodeUp(member))
+
+    def node_down(self, member: Member, reason: str) -> None:
+        self._hub.publish(NodeDown(member, reason))
+
+    def peer_lost(self, link: Link, reason: str) -> None:
+        self._router.peer_lost(link, reason)
+        self._watching.peer_lost(link.node)
+
+    def arrived(self, link: Link, items: Arrived) -> None:
+        self._router.arrived(link, items)
+
+    # -- life ----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def run(
+        self, host: str | None, port: int, sources: Callable[[Node], Iterable[Source]]
+    ) -> AsyncIterator[Node]:
+        """Open the node for the length of the block; `sources` are made once it listens.
+
+        Closing runs the other way: processes are ended and given `shutdown_grace_s`, what is
+        queued goes out, the others are told goodbye, and only then do connections close.
+        """
+        async with trio.open_nursery() as nursery:
+            self.addresses = await nursery.start(self._peering.run, host, port)
+            await nursery.start(self._run_processes)
+            builtin.start_all(self)
+            for source in sources(self):
+                nursery.start_soon(source.run, self._found)
+            try:
+                yield self
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._close()
+                nursery.cancel_scope.cancel()
+
+    def _found(self, candidate: Candidate) -> None:
+        self._peering.connections.propose(candidate.address)
+
+    async def _run_processes(self, *, task_status: trio.TaskStatus[None]) -> None:
+        async with trio.open_nursery() as nursery:
+            self._processes.open(nursery)
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def _close(self) -> None:
+        with trio.move_on_after(self._config.shutdown_grace_s) as scope:
+            await self._processes.shut_down()
+        if scope.cancelled_caught:
+            stuck = ", ".join(repr(process) for process in self._processes.all())
+            logger.warning("still running after the grace period: %s", stuck)
+        with trio.move_on_after(GOODBYE_TIMEOUT_S):
+            await self._peering.leave()
+        self._hub.close()

@@ -1,0 +1,322 @@
+"""Peering: the membership engine's hands and ears.
+
+    discovery ---- propose ----> Connections <---- keep_connected / end ----+
+                                   | connected, disconnected, refused,     |
+                                   v gossip                                |
+                                 Swim engine ---- effects: Send, Up, Down -+--> listener
+                                   ^ tick
+
+The engine decides who is a member; this module only carries: what happens on connections goes
+in, with the time; what the engine asks for comes out, in its order.  Whoever is up gets a link
+that is kept connected; whoever is down loses it, and with it everything that hung on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Protocol, assert_never
+
+import trio
+
+from steinadler.config import Config
+from steinadler.errors import NameConflict, NodeDown, RemoteProtocolError
+from steinadler.identity import Address, NodeId
+from steinadler.membership import (
+    Admission,
+    Cleared,
+    Connected,
+    Disconnected,
+    Down,
+    Effect,
+    Input,
+    Leave,
+    Member,
+    ObserverConnected,
+    ObserverDisconnected,
+    Received,
+    Refused,
+    Send,
+    Suspected,
+    Swim,
+    Up,
+    Updated,
+    Usurped,
+    decode,
+    encode,
+)
+from steinadler.transport.connections import Connections
+from steinadler.transport.link import Link
+from steinadler.transport.network import Network, Role
+from steinadler.wire.handshake import Hello, Reject, RejectReason
+from steinadler.wire.session import Arrived, Event, GoodbyeReceived, Gossiped, Granted
+
+logger = logging.getLogger("steinadler.node")
+
+# A name that others hold for another life may be the shadow of our own former one, which they
+# have not noticed to be gone; it takes them about 3 s.
+NAME_CONFLICT_PATIENCE_S = 6.0
+# How often members that are down are dialled again, in case they were only cut off.
+RECONNECT_INTERVAL_S = 2.0
+
+
+class Listener(Protocol):
+    """Who wants to know.  All plain functions."""
+
+    def node_up(self, member: Member) -> None: ...
+    def node_down(self, member: Member, reason: str) -> None: ...
+    def peer_lost(self, link: Link, reason: str) -> None: ...
+    def arrived(self, link: Link, items: Arrived) -> None: ...
+
+
+class Peering:
+    """The members of the cluster as this node sees them, and its links to them."""
+
+    def __init__(
+        self,
+        network: Network,
+        node: NodeId,
+        labels: tuple[tuple[str, str], ...],
+        config: Config,
+        rng: random.Random,
+        listener: Listener,
+    ) -> None:
+        self._node = node
+        self._labels = labels
+        self._config = config
+        self._rng = rng
+        self._listener = listener
+        self._observer = network.identity.role is Role.OBSERVER
+        self.connections = Connections(network, node, config, rng, self)
+        self._engine = self._new_engine(())
+        self._deadline_moved = trio.Event()
+        self._turned_away_since: float | None = None
+        self._failure: Exception | None = None
+        self._failed = trio.Event()
+        self._changed = trio.Event()
+
+    def _new_engine(self, addresses: tuple[Address, ...]) -> Swim:
+        me = Member(self._node, addresses, self._labels)
+        return Swim(me, self._config.membership, self._rng, observer=self._observer)
+
+    # -- for the node -------------------------------------------------------------------------
+
+    async def run(
+        self,
+        host: str | None,
+        port: int,
+        *,
+        task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Listen, connect and keep watch until cancelled.
+
+        Raises `NameConflict` when the cluster has another living node of this name.
+        """
+        async with trio.open_nursery() as nursery:
+            addresses = await nursery.start(self._run_connections, host, port)
+            self._engine = self._new_engine(addresses)
+            nursery.start_soon(self._keep_watch)
+            nursery.start_soon(self._reconnect)
+            nursery.start_soon(self._close_idle_channels)
+            task_status.started(addresses)
+            await self._failed.wait()
+            assert self._failure is not None
+            raise self._failure
+
+    async def _run_connections(
+        self, host: str | None, port: int, *, task_status: trio.TaskStatus[tuple[Address, ...]]
+    ) -> None:
+        await self.connections.run(host, port, listen=not self._observer, task_status=task_status)
+
+    def members(self) -> tuple[Member, ...]:
+        """All members, this node included unless it only observes, by name."""
+        return self._engine.members()
+
+    def member(self, name: str) -> Member | None:
+        """The member of that name."""
+        record = self._engine.find(name)
+        return record if record is not None and record.state.is_member else None
+
+    async def wait_for_change(self) -> None:
+        """Wait until some member comes or goes."""
+        await self._changed.wait()
+
+    def link_to(self, name: str) -> Link:
+        """The link to a member; raises `NodeDown` when there is no such member."""
+        member = self.member(name)
+        if member is None:
+            known = ", ".join(m.node.name for m in self.members()) or "none"
+            raise NodeDown(name, f"it is not a member; the members are: {known}")
+        return self.connections.link_to_member(member.node)
+
+    def link_to_life(self, node: NodeId) -> Link:
+        """The link to this very life of a node, observers included; raises `NodeDown`."""
+        link = self.connections.link(node)
+        if link is None:
+            link = self.link_to(node.name)
+            if link.node != node:
+                raise NodeDown(node.name, "that life of the node is over")
+        return link
+
+    async def leave(self) -> None:
+        """Tell everybody that this node leaves for good.  The caller bounds the wait."""
+        self._handle(Leave())
+        await self.connections.say_goodbye("left")
+
+    # -- the engine ---------------------------------------------------------------------------
+
+    def _handle(self, event: Input) -> None:
+        self._apply(self._engine.handle(event, trio.current_time()))
+        self._deadline_moved.set()
+
+    async def _keep_watch(self) -> None:
+        while True:
+            self._deadline_moved = trio.Event()
+            with trio.move_on_at(max(self._engine.next_deadline(), 0)):
+                await self._deadline_moved.wait()
+            now = trio.current_time()
+            if now >= self._engine.next_deadline():
+                self._apply(self._engine.tick(now))
+
+    def _apply(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(to, message):
+                    link = self.connections.link(to)
+                    if link is not None and link.connected:
+                        link.session.gossip(encode(message))
+                        link.flush()
+                case Up(member):
+                    self.connections.keep_connected(member.node, member.addresses)
+                    self._announce_up(member)
+                case Down(member, reason):
+                    logger.info("%s is down: %s", member.node, reason)
+                    self.connections.end(member.node, reason)
+                    self._announce_down(member, reason)
+                case Updated(member):
+                    self.connections.keep_connected(member.node, member.addresses)
+                case Suspected(member):
+                    logger.info("%s is suspected", member.node)
+                case Cleared(member):
+                    logger.info("%s is fine", member.node)
+                case Usurped(by):
+                    self._fail(
+                        f"the cluster holds the name {self._node.name!r} for another life of it "
+                        f"(incarnation {by.incarnation}): two nodes have one name"
+                    )
+                case _:
+                    assert_never(effect)
+
+    def _announce_up(self, member: Member) -> None:
+        logger.info("%s is up", member.node)
+        self._listener.node_up(member)
+        self._wake_waiters()
+
+    def _announce_down(self, member: Member, reason: str) -> None:
+        self._listener.node_down(member, reason)
+        self._wake_waiters()
+
+    def _wake_waiters(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def _fail(self, text: str) -> None:
+        if self._failure is None:
+            self._failure = NameConflict(text)
+            self._failed.set()
+
+    # -- upkeep -------------------------------------------------------------------------------
+
+    async def _reconnect(self) -> None:
+        """Dial those who are down: a partition may have healed."""
+        while True:
+            await trio.sleep(RECONNECT_INTERVAL_S * self._rng.uniform(0.75, 1.25))
+            for member in self._engine.reconnectable():
+                for address in member.addresses:
+                    self.connections.propose(address)
+
+    async def _close_idle_channels(self) -> None:
+        while True:
+            await trio.sleep(self._config.wire.channel_idle_s)
+            for link in self.connections.links():
+                if link.session.close_idle_channels():
+                    link.flush()
+
+    # -- what connections ask and tell --------------------------------------------------------
+
+    def hello_facts(self) -> tuple[int, tuple[tuple[str, str], ...]]:
+        return self._engine.refutation, self._labels
+
+    def admit(self, hello: Hello) -> Reject | None:
+        if hello.role == Role.OBSERVER.value:
+            return None
+        match self._engine.admit(hello.node, trio.current_time()):
+            case Admission.ADMITTED:
+                return None
+            case Admission.NAME_IN_USE:
+                return Reject(
+                    RejectReason.NAME_IN_USE,
+                    f"another living node of this cluster is called {hello.node.name!r}; "
+                    "stop it, or choose another name",
+                )
+            case Admission.STALE:
+                return Reject(
+                    RejectReason.STALE,
+                    f"a later life of {hello.node.name!r} is known; "
+                    "is the clock of its machine behind?",
+                )
+
+    def rejected(self, reject: Reject, by: str) -> None:
+        if by == self._node.name:  # no shadow: that very node answered
+            self._fail(reject.detail)
+        if reject.reason not in (RejectReason.NAME_IN_USE, RejectReason.STALE):
+            return
+        now = trio.current_time()
+        if self._turned_away_since is None:
+            self._turned_away_since = now
+        elif now - self._turned_away_since >= NAME_CONFLICT_PATIENCE_S:
+            self._fail(reject.detail)
+
+    def link_connected(self, link: Link, hello: Hello) -> None:
+        self._turned_away_since = None
+        if link.role is Role.OBSERVER:
+            self._handle(ObserverConnected(link.node))
+        else:
+            member = Member(hello.node, hello.addresses, hello.labels, refutation=hello.refutation)
+            self._handle(Connected(member))
+
+    def link_disconnected(self, link: Link) -> None:
+        self._handle(Disconnected(link.node, goodbye=False))
+
+    def link_ended(self, link: Link, reason: str) -> None:
+        if link.role is Role.OBSERVER:
+            self._handle(ObserverDisconnected(link.node))
+        self._listener.peer_lost(link, reason)
+
+    def session_lost(self, node: NodeId, reason: str) -> None:
+        member = self.member(node.name)
+        if member is not None and member.node == node:
+            self._announce_down(member, reason)
+            self._announce_up(member)
+
+    def peer_refused(self, node: NodeId) -> None:
+        self._handle(Refused(node))
+
+    def events(self, link: Link, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case Arrived():
+                    self._listener.arrived(link, event)
+                case Gossiped(data):
+                    if link.role is Role.OBSERVER:
+                        raise RemoteProtocolError("an observer that speaks of membership")
+                    self._handle(Received(link.node, decode(data)))
+                case GoodbyeReceived(reason):
+                    self._say_farewell(link, reason)
+                case Granted():
+                    pass  # the link wakes its senders by itself
+
+    def _say_farewell(self, link: Link, reason: str) -> None:
+        if link.role is Role.NODE:
+            self._handle(Disconnected(link.node, goodbye=True))
+        self.connections.end(link.node, reason)

@@ -1,0 +1,460 @@
+"""The router: from a destination to a mailbox, here or on another node, and back.
+
+    send("counter@bob", m)                            receive()
+      encode once                                       decode
+      route -> (node, target)                           ^
+      local: mailbox window ------ Message ----------> mailbox
+      peer:  channel credit -> session -> link ~~~> link -> session -> channel -> mailbox
+                                                        |
+                             credit <~~~~~~~~~~~~~~~~~~~+ when the process takes it
+
+Local and remote take the same steps in the same order, so they behave the same (M5).
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from steinadler.delivery import OwedCalls, PendingCalls
+from steinadler.errors import (
+    MailboxFull,
+    MessageTooLarge,
+    NodeDown,
+    NoSuchProcess,
+    ProcessExited,
+    RemoteError,
+    RemoteProtocolError,
+    SteinadlerError,
+)
+from steinadler.identity import Destination, NodeId, ProcessId, ProcessName, parse_destination
+from steinadler.node.peering import Peering
+from steinadler.process.mailbox import CHECKPOINT_EVERY, Mailbox, Message, Request
+from steinadler.process.messages import Call, Debt
+from steinadler.process.process import Process, describe
+from steinadler.process.table import Processes
+from steinadler.transport.link import Link, LinkState
+from steinadler.wire import plain
+from steinadler.wire.channels import (
+    InboundChannel,
+    OutboundChannel,
+    Target,
+    ToName,
+    ToProcess,
+)
+from steinadler.wire.codec import Codec
+from steinadler.wire.frames import FrameType
+from steinadler.wire.session import Arrived
+from steinadler.wire.signals import CancelCall, Signal, decode_signal, encode_signal
+
+logger = logging.getLogger("steinadler.node")
+
+_CALL_ID = struct.Struct(">Q")
+_REPLY_HEAD = struct.Struct(">QB")
+# How a call was answered.
+REPLIED, FAILED, NO_PROCESS, EXITED = range(4)
+_MAX_ROUTES = 4096
+
+
+@dataclass(slots=True)
+class RouterCounters:
+    """What became of messages since the node opened."""
+
+    dropped: int = 0  # to nobody: no such process, or it ended first, or its node went down
+    undecodable: int = 0
+
+
+class ChannelSource:
+    """One peer's window on one of this node's mailboxes."""
+
+    __slots__ = ("channel", "link", "mailbox", "process")
+
+    def __init__(self, link: Link, channel: InboundChannel) -> None:
+        self.link = link
+        self.channel = channel
+        self.process: Process | None = None
+        self.mailbox: Mailbox | None = None
+
+    def consumed(self, body_bytes: int) -> None:
+        if self.link.session.consumed(self.channel, body_bytes):
+            self.link.flush()
+
+
+class Waiter:
+    """A task that waits for the answer to its call."""
+
+    __slots__ = ("_answer", "_task")
+
+    def __init__(self) -> None:
+        self._answer: tuple[int, bytes] | SteinadlerError | None = None
+        self._task: trio.lowlevel.Task | None = None
+
+    def resolve(self, answer: tuple[int, bytes] | SteinadlerError) -> None:
+        self._answer = answer
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+
+    async def wait(self, abandon: Callable[[], None]) -> tuple[int, bytes] | SteinadlerError:
+        """Wait for the answer; on cancellation call `abandon()`."""
+        if self._answer is None:
+            self._task = trio.lowlevel.current_task()
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                abandon()
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+            assert self._answer is not None
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return self._answer
+
+
+class Router:
+    """Messages and calls between processes of this node and of others."""
+
+    def __init__(
+        self,
+        node: NodeId,
+        codec: Codec,
+        processes: Processes,
+        peering: Peering,
+    ) -> None:
+        self._node = node
+        self._codec = codec
+        self._processes = processes
+        self._peering = peering
+        # Who takes the signals that are not about calls; `Watching` puts itself here.
+        self.on_signal: Callable[[NodeId, Target, Signal], None] = _ignore
+        self.counters = RouterCounters()
+        self.pending: PendingCalls[Waiter] = PendingCalls()
+        self.owed: OwedCalls[Debt] = OwedCalls()
+        self._routes: dict[str, ProcessName] = {}
+        self._since_checkpoint = 0
+
+    # -- routes -------------------------------------------------------------------------------
+
+    def resolve(self, destination: Destination) -> ProcessId | ProcessName:
+        """Read a destination; raise `ConfigError` when it is none."""
+        if not isinstance(destination, str):
+            return destination
+        name = self._routes.get(destination)
+        if name is None:
+            name = parse_destination(destination)
+            if len(self._routes) >= _MAX_ROUTES:
+                self._routes.clear()
+            self._routes[destination] = name
+        return name
+
+    def route(self, destination: ProcessId | ProcessName) -> tuple[Link | None, Target]:
+        """The link to use (None: this node) and whom to address there.  Raises `NodeDown`."""
+        if isinstance(destination, ProcessName):
+            target = ToName(destination.name)
+            if destination.node in (None, self._node.name):
+                return None, target
+            assert destination.node is not None
+            return self._peering.link_to(destination.node), target
+        if destination.node == self._node:
+            return None, ToProcess(destination.number)
+        if destination.node.name == self._node.name:
+            raise NodeDown(self._node.name, "that life of the node is over")
+        return self._peering.link_to_life(destination.node), ToProcess(destination.number)
+
+    # -- sending ------------------------------------------------------------------------------
+
+    async def send(self, destination: Destination, message: object) -> None:
+        self._since_checkpoint += 1
+        if self._since_checkpoint >= CHECKPOINT_EVERY:
+            self._since_checkpoint = 0
+            await trio.lowlevel.checkpoint()
+        body = self._codec.encode(message)
+        link, target = self.route(self.resolve(destination))
+        if link is None:
+            mailbox = self._mailbox(target)
+            if mailbox is not None and not mailbox.local.take_credit(len(body)):
+                await mailbox.local.wait_and_take_credit(len(body))
+            self._put_locally(mailbox, body)
+        else:
+            self._check_size(link, body)
+            channel = link.session.channel(target)
+            if link.anyone_waits(target) or not channel.take_credit(len(body)):
+                channel = await self._wait_for_credit(link, target, len(body))
+            link.session.enqueue(channel, FrameType.MESSAGES, body)
+            link.flush()
+
+    def send_nowait(self, destination: Destination, message: object) -> None:
+        body = self._codec.encode(message)
+        link, target = self.route(self.resolve(destination))
+        if link is None:
+            mailbox = self._mailbox(target)
+            if mailbox is not None and not mailbox.local.take_credit(len(body)):
+                raise MailboxFull(_full(destination))
+            self._put_locally(mailbox, body)
+        else:
+            self._check_size(link, body)
+            channel = link.session.channel(target)
+            if link.anyone_waits(target) or not channel.take_credit(len(body)):
+                raise MailboxFull(_full(destination))
+            link.session.enqueue(channel, FrameType.MESSAGES, body)
+            link.flush()
+
+    def _mailbox(self, target: Target) -> Mailbox | None:
+        process = self._processes.find(target)
+        return process.mailbox if process is not None else None
+
+    def _put_locally(self, mailbox: Mailbox | None, body: bytes) -> None:
+        if mailbox is None or mailbox.closed:
+            self.counters.dropped += 1
+        else:
+            mailbox.put(Message(mailbox.local, body))
+
+    @staticmethod
+    def _check_size(link: Link, body: bytes) -> None:
+        limit = link.session.max_message_bytes
+        if len(body) > limit:
+            raise MessageTooLarge(len(body), limit)
+
+    async def _wait_for_credit(self, link: Link, target: Target, size: int) -> OutboundChannel:
+        while True:
+            await link.wait_for_credit(target)
+            if link.state is LinkState.ENDED:
+                raise NodeDown(link.node.name, link.end_reason)
+            channel = link.session.channel(target)
+            if channel.take_credit(size):
+                if channel.credit > 0:
+                    link.credit_left(target)
+                return channel
+
+    # -- calling ------------------------------------------------------------------------------
+
+    async def call(self, destination: Destination, request: object) -> Any:
+        body = self._codec.encode(request)
+        where = self.resolve(destination)
+        link, target = self.route(where)
+        waiter = Waiter()
+        if link is None:
+            node = self._node
+            process = self._processes.find(target)
+            if process is None:
+                raise NoSuchProcess(where)
+            window = process.mailbox.local
+            if not window.take_credit(len(body)):
+                await window.wait_and_take_credit(len(body))
+            call = self.pending.add(node, waiter)
+            self._call_arrived(node, call, process, Request(window, body, Debt(node, call)))
+        else:
+            node = link.node
+            self._check_size(link, body)
+            channel = link.session.channel(target)
+            if link.anyone_waits(target) or not channel.take_credit(len(body)):
+                channel = await self._wait_for_credit(link, target, len(body))
+            call = self.pending.add(node, waiter)
+            link.session.enqueue(channel, FrameType.CALLS, _CALL_ID.pack(call) + body)
+            link.flush()
+
+        def abandon() -> None:
+            if self.pending.remove(call) is not None:
+                # On the call's own channel, so that it cannot overtake the call.
+                self.post(node, target, CancelCall(call))
+
+        answer = await waiter.wait(abandon)
+        if isinstance(answer, SteinadlerError):
+            raise answer
+        return self._read_answer(where, *answer)
+
+    def _read_answer(self, where: ProcessId | ProcessName, status: int, body: bytes) -> Any:
+        if status == REPLIED:
+            try:
+                return self._codec.decode(body)
+            except RemoteProtocolError as error:
+                raise RemoteError("RemoteProtocolError", f"the reply: {error}") from error
+        if status == NO_PROCESS:
+            raise NoSuchProcess(where)
+        if status == EXITED:
+            raise ProcessExited(where, body.decode(errors="replace"))
+        raise decode_error(body)
+
+    def answer(self, debt: Debt, value: Any, error: BaseException | None) -> None:
+        """A process answers a call.  Nothing happens when the caller no longer waits."""
+        if error is None:
+            body, status = self._codec.encode(value), REPLIED
+            link = self._peering.connections.link(debt.caller)
+            if link is not None:
+                self._check_size(link, body)
+        else:
+            body, status = encode_error(error), FAILED
+        if self.owed.settle(debt.caller, debt.call) is not None:
+            self._deliver_answer(debt.caller, debt.call, status, body)
+
+    def _deliver_answer(self, caller: NodeId, call: int, status: int, body: bytes) -> None:
+        if caller == self._node:
+            waiter = self.pending.remove(call, self._node)
+            if waiter is not None:
+                waiter.resolve((status, body))
+            return
+        link = self._peering.connections.link(caller)
+        if link is not None:
+            link.session.enqueue_reply(_REPLY_HEAD.pack(call, status) + body)
+            link.flush()
+
+    def cancel_call(self, caller: NodeId, call: int) -> None:
+        """The caller no longer waits."""
+        debt = self.owed.settle(caller, call)
+        if debt is not None:
+            debt.abandon()
+
+    # -- signals ------------------------------------------------------------------------------
+
+    def post(self, node: NodeId, target: Target, signal: Signal) -> None:
+        """Send a signal to `target` of a node, this one included.  To nobody when it is down."""
+        if node == self._node:
+            self._signalled(node, target, signal)
+            return
+        link = self._peering.connections.link(node)
+        if link is not None:
+            link.session.enqueue_signal(encode_signal(signal), target)
+            link.flush()
+
+    def _signalled(self, sender: NodeId, target: Target, signal: Signal) -> None:
+        if isinstance(signal, CancelCall):
+            self.cancel_call(sender, signal.call)
+        else:
+            self.on_signal(sender, target, signal)
+
+    # -- receiving ----------------------------------------------------------------------------
+
+    def arrived(self, link: Link, items: Arrived) -> None:
+        """Items came in on a link."""
+        match items.type:
+            case FrameType.MESSAGES:
+                source = self._source(link, items.channel)
+                if source.mailbox is not None:
+                    source.mailbox.put_messages(source, items.bodies)
+                else:
+                    self.counters.dropped += len(items.bodies)
+                    for body in items.bodies:
+                        source.consumed(len(body))
+            case FrameType.CALLS:
+                for body in items.bodies:
+                    self._remote_call(link, items.channel, body)
+            case FrameType.REPLIES:
+                for body in items.bodies:
+                    self._reply(link, body)
+            case _:
+                for body in items.bodies:
+                    signal = decode_signal(body)
+                    if signal is not None:
+                        self._signalled(link.node, items.channel.target, signal)
+
+    def _source(self, link: Link, channel: InboundChannel) -> ChannelSource:
+        """The channel's window on its mailbox; looked up anew once that mailbox is closed."""
+        source = channel.mailbox
+        if not isinstance(source, ChannelSource):
+            source = channel.mailbox = ChannelSource(link, channel)
+        renamed = isinstance(channel.target, ToName)
+        if source.mailbox is None or source.mailbox.closed or renamed:
+            source.process = self._processes.find(channel.target)
+            source.mailbox = source.process.mailbox if source.process is not None else None
+        return source
+
+    def _remote_call(self, link: Link, channel: InboundChannel, body: bytes) -> None:
+        if len(body) < _CALL_ID.size:
+            raise RemoteProtocolError("a call without an id")
+        (call,) = _CALL_ID.unpack_from(body)
+        source = self._source(link, channel)
+        if source.process is None:
+            source.consumed(len(body))
+            self._deliver_answer(link.node, call, NO_PROCESS, b"")
+            return
+        request = Request(source, body, Debt(link.node, call))
+        if not self._call_arrived(link.node, call, source.process, request):
+            raise RemoteProtocolError(f"call {call} came twice")
+
+    def _call_arrived(self, caller: NodeId, call: int, process: Process, request: Request) -> bool:
+        if process.mailbox.closed:
+            self._deliver_answer(caller, call, NO_PROCESS, b"")
+            return True
+        if not self.owed.add(caller, call, process.id.number, request.debt):
+            return False
+        process.mailbox.put(request)
+        return True
+
+    def _reply(self, link: Link, body: bytes) -> None:
+        if len(body) < _REPLY_HEAD.size:
+            raise RemoteProtocolError("a reply without a head")
+        call, status = _REPLY_HEAD.unpack_from(body)
+        if status > EXITED:
+            raise RemoteProtocolError(f"a reply of kind {status}")
+        waiter = self.pending.remove(call, link.node)
+        if waiter is not None:  # else the caller gave up: the reply goes nowhere (C2)
+            waiter.resolve((status, body[_REPLY_HEAD.size :]))
+
+    async def receive_for(self, process: Process) -> Any:
+        """The next thing in the process's mailbox, decoded."""
+        mailbox = process.mailbox
+        while True:
+            item = await mailbox.take()
+            try:
+                if type(item) is Message:
+                    return self._codec.decode(item.body)
+                if type(item) is not Request:
+                    return item
+                debt = item.debt
+                if debt.abandoned:
+                    continue  # nobody waits for it any more
+                remote = item.source is not mailbox.local
+                body = item.body[_CALL_ID.size :] if remote else item.body
+                return Call(self._codec.decode(body), debt.caller, debt, self)
+            except RemoteProtocolError as error:
+                self.counters.undecodable += 1
+                if type(item) is Request:
+                    self.answer(item.debt, None, error)
+                else:
+                    logger.warning("dropped a message to %s: %s", process, error)
+
+    # -- ends ---------------------------------------------------------------------------------
+
+    def process_ended(self, process: Process, reason: str) -> None:
+        """Answer for a process that no longer can."""
+        for caller, call, _ in self.owed.process_ended(process.id.number):
+            self._deliver_answer(caller, call, EXITED, reason.encode()[:4096])
+        self.counters.dropped += process.mailbox.close()
+
+    def peer_lost(self, link: Link, reason: str) -> None:
+        """End every call to and from a peer (M4)."""
+        self.counters.dropped += link.session.queued_items
+        for waiter in self.pending.node_down(link.node):
+            waiter.resolve(NodeDown(link.node.name, reason))
+        for _, _, debt in self.owed.node_down(link.node):
+            debt.abandon()
+
+
+def _ignore(sender: NodeId, target: Target, signal: Signal) -> None:
+    """Nobody watches yet."""
+
+
+def encode_error(error: BaseException) -> bytes:
+    """The body of a FAILED reply: type name and text."""
+    type_name, _, text = describe(error).partition(": ")
+    return plain.dumps([type_name[:256], text[:8192]])
+
+
+def decode_error(body: bytes) -> RemoteError:
+    """Undo `encode_error`; a body that is none is an error of its own."""
+    try:
+        type_name, text = plain.array(plain.loads(body), 2)[:2]
+        return RemoteError(plain.text(type_name, 256), plain.text(text, 8192))
+    except RemoteProtocolError as error:
+        return RemoteError("RemoteProtocolError", f"the error reply: {error}")
+
+
+def _full(destination: Destination) -> str:
+    return (
+        f"{destination} has not consumed what was sent to it before; "
+        "`await send(...)` waits until it has"
+    )

@@ -1,0 +1,110 @@
+"""The processes of one node, by number and by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import outcome
+import trio
+
+from steinadler.errors import NodeClosed
+from steinadler.identity import NodeId, ProcessId
+from steinadler.process.exports import ProcessFunction
+from steinadler.process.mailbox import Mailbox
+from steinadler.process.process import Host, Process
+from steinadler.registry import LocalNames
+from steinadler.wire.channels import Target, ToName, ToNode, ToProcess
+from steinadler.wire.signals import SHUTDOWN
+
+WhenDone = Callable[[outcome.Outcome[Any]], None]
+
+
+class Processes:
+    """Spawns processes in a nursery and knows them until they end."""
+
+    def __init__(self, node: NodeId, mailbox_bytes: int) -> None:
+        self._node = node
+        self._mailbox_bytes = mailbox_bytes
+        self.names = LocalNames()
+        self._processes: dict[int, Process] = {}
+        self._when_done: dict[int, WhenDone] = {}
+        self._next_number = 1
+        self._nursery: trio.Nursery | None = None
+        self._all_ended = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    def open(self, nursery: trio.Nursery) -> None:
+        """Run processes in this nursery from now on."""
+        self._nursery = nursery
+
+    def spawn(
+        self,
+        host: Host,
+        function: ProcessFunction,
+        args: tuple[Any, ...],
+        *,
+        name: str | None = None,
+        when_done: WhenDone | None = None,
+        by_runtime: bool = False,
+    ) -> Process:
+        """Start a process; its mailbox and name exist when this returns.
+
+        Raises `NodeClosed`, or what `LocalNames.register` raises (then nothing was started).
+        """
+        if self._nursery is None:
+            raise NodeClosed("processes run only while the node is open")
+        number = self._next_number
+        if name is not None:
+            self.names.register(name, number, by_runtime=by_runtime)
+        self._next_number += 1
+        function_name = getattr(function, "__qualname__", repr(function))
+        process = Process(
+            ProcessId(self._node, number), host, Mailbox(self._mailbox_bytes), function_name
+        )
+        self._processes[number] = process
+        if when_done is not None:
+            self._when_done[number] = when_done
+        self._nursery.start_soon(process.run, function, args, name=f"{process!r}")
+        return process
+
+    def find(self, target: Target) -> Process | None:
+        """The living process that a target of this node means."""
+        match target:
+            case ToProcess(number):
+                return self._processes.get(number)
+            case ToName(name):
+                found = self.names.find(name)
+                return self._processes.get(found) if found is not None else None
+            case ToNode():
+                return None
+
+    def by_number(self, number: int) -> Process | None:
+        """The living process of that number."""
+        return self._processes.get(number)
+
+    def all(self) -> list[Process]:
+        """The living processes, oldest first."""
+        return list(self._processes.values())
+
+    def remove(self, process: Process, result: outcome.Outcome[Any]) -> None:
+        """The process ended: its number and its names mean nobody from now on (N1)."""
+        number = process.id.number
+        del self._processes[number]
+        self.names.process_ended(number)
+        when_done = self._when_done.pop(number, None)
+        if when_done is not None:
+            when_done(result)
+        if not self._processes:
+            self._all_ended.set()
+
+    async def shut_down(self) -> None:
+        """Start no more, end all, and wait until they have ended.  The caller bounds the wait."""
+        self._nursery = None
+        self._all_ended = trio.Event()
+        for process in self.all():
+            process.end(SHUTDOWN)
+        if self._processes:
+            await self._all_ended.wait()
