@@ -33,7 +33,7 @@ SIGNALS: st.SearchStrategy[Signal] = st.one_of(
     st.builds(DownNotice, NATURAL, st.none() | PROCESS, TEXT),
     st.builds(LinkRequest, NATURAL, NATURAL),
     st.builds(UnlinkRequest, NATURAL, NATURAL),
-    st.builds(ExitNotice, PROCESS, NATURAL, TEXT, st.booleans()),
+    st.builds(ExitNotice, PROCESS, TEXT, st.booleans()),
     st.builds(CancelCall, NATURAL),
 )
 A_PROCESS = ProcessId(NodeId("alice", 7), 3)
@@ -45,7 +45,7 @@ ONE_OF_EACH: list[Signal] = [
     DownNotice(1, None, "noproc"),
     LinkRequest(1, 2),
     UnlinkRequest(1, 2),
-    ExitNotice(A_PROCESS, 2, "killed", linked=True),
+    ExitNotice(A_PROCESS, "killed", linked=True),
     CancelCall(1),
 ]
 
@@ -111,7 +111,7 @@ def test_a_signal_of_a_later_version_is_none_of_ours(fields: object) -> None:
 def test_any_exit_reason_can_be_sent(text: str, length: int) -> None:
     """D1: an exception's text may be long, or hold the surrogates of an odd file name."""
     reason = (text * length)[:length]
-    for signal in (DownNotice(1, None, reason), ExitNotice(A_PROCESS, 2, reason, linked=False)):
+    for signal in (DownNotice(1, None, reason), ExitNotice(A_PROCESS, reason, linked=False)):
         decoded = decode_signal(encode_signal(signal))
         assert isinstance(decoded, (DownNotice, ExitNotice))
         assert len(decoded.reason) <= MAX_REASON_LENGTH
