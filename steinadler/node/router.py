@@ -250,9 +250,10 @@ class Router:
         else:
             node = link.node
             self._check_size(link, body)
+            size = _CALL_ID.size + len(body)  # as it arrives, or the two ends' credit drifts apart
             channel = link.session.channel(target)
-            if link.anyone_waits(target) or not channel.take_credit(len(body)):
-                channel = await self._wait_for_credit(link, target, len(body))
+            if link.anyone_waits(target) or not channel.take_credit(size):
+                channel = await self._wait_for_credit(link, target, size)
             call = self.pending.add(node, waiter)
             link.session.enqueue(channel, FrameType.CALLS, _CALL_ID.pack(call) + body)
             link.flush()
