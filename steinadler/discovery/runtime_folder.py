@@ -1,17 +1,17 @@
 """The runtime folder: nodes of one user on one machine, found at once through files.
 
-Each node leaves `<name>.json` (mode 0600) in a folder that its user's nodes share, and takes it
+Each node leaves `<name>.<incarnation>.json` (mode 0600) in a folder that its user's nodes share, and takes it
 away when it ends.  A command finds its nodes by listing the folder: no port to agree on, no
 daemon such as Erlang's epmd to be up first, no multicast, no wait.
 
 A node that was killed cannot take its file away, so a file counts only while its process lives;
 whoever comes across the file of a dead process deletes it.  A process number that is in use
-again keeps a stale file: it costs a dial that is refused, and its name's next node replaces it.
+again keeps a stale file, which costs a dial that is refused.
 The file says on which host it was written, because a home folder may be shared between machines
 or with containers, where a process number means nothing; files of other hosts are left alone.
 
-A file is deleted by moving it aside, looking again at what was moved, and putting it back if it
-is not the one meant: a node of the same name may have replaced it in between.
+The incarnation is in the file's name so that no node can replace or remove another's file, not
+even one that was started under a name in use and has to go again.
 """
 
 from __future__ import annotations
@@ -90,8 +90,7 @@ class RuntimeFolder(Source):
         """Keep the node's file in the folder for the length of a `with` block.
 
         With `listening_on_all`, the loopback address at the node's port is left, which works
-        whatever becomes of the machine's networks.  The file appears whole or not at all, and
-        replaces one of the same name; on leaving, it is removed only if it is still this node's.
+        whatever becomes of the machine's networks.  The file appears whole or not at all.
         The folder is made (mode 0700) if need be.  When it cannot be written to, that is one
         warning in the log: the node runs, and is found in other ways.
         """
@@ -109,7 +108,7 @@ class RuntimeFolder(Source):
         file = _File(entry, advertisement.fingerprint.lower(), self._host)
         life = (entry.name, entry.incarnation)
         self._own.add(life)
-        path = self._path / f"{entry.name}{_SUFFIX}"
+        path = self._path / _file_name(entry.name, entry.incarnation)
         try:
             _write(path, file)
         except OSError as error:
@@ -117,7 +116,7 @@ class RuntimeFolder(Source):
         try:
             yield
         finally:
-            _delete(path, file)
+            _delete(path)
             self._own.discard(life)
 
     def read(self) -> tuple[RuntimeEntry, ...]:
@@ -133,7 +132,7 @@ class RuntimeFolder(Source):
             if file is None or file.host != self._host:
                 continue
             if not _alive(file.entry.pid):
-                _delete(path, file)
+                _delete(path)
             elif self._cluster is None or file.cluster == self._cluster:
                 entries.append(file.entry)
         return tuple(entries)
@@ -172,6 +171,11 @@ def _stamp(folder: Path) -> int | None:
     except OSError:
         return None
     return changed_ns if abs(time.time() - changed_ns / 1e9) > _SETTLED_S else None
+
+
+def _file_name(name: str, incarnation: int) -> str:
+    """One file a life: two nodes of one name must not remove each other's."""
+    return f"{name}.{incarnation:x}{_SUFFIX}"
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -215,7 +219,7 @@ def _read(path: Path) -> _File | None:
             "started": float() | int() as started,
             "cluster": str(cluster),
             "host": str(host),
-        } if f"{name}{_SUFFIX}" == path.name and 0 < pid < 2**31 and incarnation >= 0:
+        } if incarnation >= 0 and _file_name(name, incarnation) == path.name and 0 < pid < 2**31:
             try:
                 addresses = tuple(parse_address(str(text)) for text in texts)
                 entry = RuntimeEntry(
@@ -250,17 +254,9 @@ def _write(path: Path, file: _File) -> None:
         raise
 
 
-def _delete(path: Path, expected: _File) -> None:
-    """Delete the file if it is still the one that was `expected`; never raises."""
-    if _read(path) != expected:
-        return
-    # Under a name that fits the content, so that it can be read there, and that nobody lists.
+def _delete(path: Path) -> None:
+    """Delete a file whose life is over; never raises."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as aside:
-            moved = Path(aside) / path.name
-            os.rename(path, moved)
-            if _read(moved) != expected:
-                with contextlib.suppress(FileExistsError):
-                    os.link(moved, path)
+        path.unlink(missing_ok=True)
     except OSError as error:
         log.debug("could not delete %s: %s", path, error)

@@ -48,8 +48,9 @@ def content(**changes: Any) -> dict[str, Any]:
 
 
 def put(folder: Path, name: str = "bob", **changes: Any) -> Path:
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(content(name=name, **changes)))
+    written = content(name=name, **changes)
+    path = folder / f"{name}.{written['incarnation']:x}.json"
+    path.write_text(json.dumps(written))
     return path
 
 
@@ -75,8 +76,8 @@ def test_a_node_is_found_while_it_runs_and_not_after(tmp_path: Path) -> None:
 def test_a_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "run"
     with RuntimeFolder(path).leave_address(advertise()):
-        assert [entry.name for entry in path.iterdir()] == ["alice.json"]
-        assert stat.S_IMODE((path / "alice.json").stat().st_mode) == 0o600
+        assert [entry.name for entry in path.iterdir()] == ["alice.7.json"]
+        assert stat.S_IMODE((path / "alice.7.json").stat().st_mode) == 0o600
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
@@ -114,22 +115,12 @@ def test_the_file_of_a_dead_process_is_passed_over_and_deleted(
     assert list(tmp_path.iterdir()) == [alive]
 
 
-def test_a_file_replaced_while_it_is_being_deleted_survives(
-    tmp_path: Path, dead_pid: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A node that starts just when its former life is swept away stays findable."""
-    put(tmp_path, pid=dead_pid)
-    rename = os.rename
-
-    def start_first(source: Path, target: Path) -> None:
-        monkeypatch.setattr(os, "rename", rename)
-        put(tmp_path, incarnation=10)
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", start_first)
-    RuntimeFolder(tmp_path).read()
-    assert [entry.incarnation for entry in RuntimeFolder(tmp_path).read()] == [10]
-    assert [path.name for path in tmp_path.iterdir()] == ["bob.json"]
+def test_a_newcomer_under_a_name_in_use_leaves_the_first_ones_file(tmp_path: Path) -> None:
+    folder = RuntimeFolder(tmp_path)
+    with folder.leave_address(advertise()):
+        with folder.leave_address(advertise("alice", 8)):
+            assert [entry.incarnation for entry in folder.read()] == [7, 8]
+        assert [entry.incarnation for entry in folder.read()] == [7]
 
 
 def test_another_hosts_files_are_left_alone(tmp_path: Path, dead_pid: int) -> None:
@@ -183,7 +174,7 @@ def test_other_clusters_are_passed_over(tmp_path: Path) -> None:
 )
 def test_damaged_files_are_passed_over_and_kept(tmp_path: Path, damage: bytes) -> None:
     """Nothing is deleted but what is surely a dead node's."""
-    path = tmp_path / "bob.json"
+    path = tmp_path / "bob.9.json"
     path.write_bytes(damage)
     put(tmp_path, "carol")
     assert [entry.name for entry in RuntimeFolder(tmp_path).read()] == ["carol"]
@@ -210,7 +201,7 @@ json_values = st.recursive(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(sorted(set(content()) - {"pid", "host"})), json_values))
 def test_no_file_makes_reading_raise(tmp_path: Path, changes: dict[str, Any]) -> None:
-    path = tmp_path / "bob.json"
+    path = tmp_path / "bob.9.json"
     path.write_text(json.dumps({**content(), **changes}))
     for entry in RuntimeFolder(tmp_path).read():
         assert entry.name == "bob"
