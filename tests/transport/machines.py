@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from steinadler.config import DialSettings, WireSettings
 from steinadler.security import Credentials, Home, Role
 from steinadler.transport.tcp import TcpNetwork
+
+
+def connected_sockets() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a new TCP connection on this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    return near, far
 
 
 class Machine:

@@ -12,20 +12,13 @@ import pytest
 import trio
 import trio.testing
 from conformance import PROMISES, PairFactory, Promise, receive_exactly
-from machines import Machine
+from machines import Machine, connected_sockets
 
 from steinadler.security import Credentials
 from steinadler.transport.tls import TlsStream, address_of, handshake
 
 # Header, content type and authentication tag (RFC 8446, section 5.2).
 _RECORD_OVERHEAD = 5 + 1 + 16
-
-
-def connected_sockets() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = socket.create_connection(listener.getsockname())
-        far, _ = listener.accept()
-    return near, far
 
 
 @asynccontextmanager
