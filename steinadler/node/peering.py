@@ -20,7 +20,7 @@ from typing import Protocol, assert_never
 import trio
 
 from steinadler.config import Config
-from steinadler.errors import NameConflict, NodeDown, RemoteProtocolError
+from steinadler.errors import NameConflict, NodeDown
 from steinadler.identity import Address, NodeId
 from steinadler.membership import (
     Admission,
@@ -308,8 +308,7 @@ class Peering:
                 case Arrived():
                     self._listener.arrived(link, event)
                 case Gossiped(data):
-                    if link.role is Role.OBSERVER:
-                        raise RemoteProtocolError("an observer that speaks of membership")
+                    # An observer asks for tables; the engine believes nothing that it says.
                     self._handle(Received(link.node, decode(data)))
                 case GoodbyeReceived(reason):
                     self._say_farewell(link, reason)
