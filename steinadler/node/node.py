@@ -37,6 +37,7 @@ from steinadler.node.router import Router
 from steinadler.node.watching import Monitor, Watching
 from steinadler.process import DEFAULT_EXPORTS, Exports, Process
 from steinadler.process.exports import ProcessFunction
+from steinadler.process.mailbox import Item
 from steinadler.process.table import Processes, WhenDone
 from steinadler.transport.link import Link
 from steinadler.transport.network import Network
@@ -314,8 +315,8 @@ class Node:
 
     # -- what processes ask (`steinadler.process.Host`) ----------------------------------------
 
-    async def receive_for(self, process: Process) -> Any:
-        return await self._router.receive_for(process)
+    def open_item(self, process: Process, item: Item) -> Any:
+        return self._router.open_item(process, item)
 
     def monitor_for(self, process: Process, destination: Destination) -> int:
         return self._watching.monitor_for(process, destination)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import trio
 
 from steinadler.config import Config
 from steinadler.discovery import Advertisement, Mdns, RuntimeFolder, Seeds, Source
+from steinadler.discovery.source import Found
 from steinadler.identity import Address, NodeId, check_node_name, parse_address
 from steinadler.node.node import Node
 from steinadler.security.credentials import Credentials
@@ -21,6 +22,9 @@ from steinadler.transport.network import Role
 from steinadler.transport.tcp import TcpNetwork
 
 logger = logging.getLogger("steinadler.node")
+
+# An observer that has met nobody for so long asks by multicast too.
+ALONE_S = 0.5
 
 
 @asynccontextmanager
@@ -75,10 +79,12 @@ async def open_node(
     def make_sources(node: Node) -> list[Source]:
         made: list[Source] = [Seeds(addresses, rng=rng), runtime, *sources]
         if mdns:
-            made.append(Mdns(_advertise(node, place, observer), place.fingerprint))
+            multicast = Mdns(_advertise(node, place, observer), place.fingerprint)
+            made.append(_WhileAlone(multicast, node) if observer else multicast)
         return made
 
-    with unwrapped():
+    raised: BaseException | None = None
+    try:
         async with node.run(host, port, make_sources):
             advertisement = _advertise(node, place, observer)
             with (
@@ -86,7 +92,16 @@ async def open_node(
                 if advertisement is not None
                 else nullcontext()
             ):
-                yield node
+                try:
+                    yield node
+                except BaseException as error:
+                    raised = error
+                    raise
+    except BaseExceptionGroup as group:
+        lone = alone(group, raised)
+        if lone is group:
+            raise
+        raise lone from lone.__cause__
 
 
 def _prepare(
@@ -104,12 +119,35 @@ def _advertise(node: Node, place: Cluster, observer: bool) -> Advertisement | No
     return Advertisement(node.name, node.id.incarnation, node.addresses, place.fingerprint)
 
 
-@contextmanager
-def unwrapped() -> Iterator[None]:
-    """Let a lone exception out of the group that the node's own nursery put it in."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) == 1:
-            raise group.exceptions[0] from group.exceptions[0].__cause__
-        raise
+class _WhileAlone(Source):
+    """Another source, begun only when the first half second brought no member.
+
+    An observer comes for a moment, and closing mDNS takes it a quarter of a second.
+    """
+
+    def __init__(self, source: Source, node: Node) -> None:
+        self._source = source
+        self._node = node
+
+    async def run(
+        self, found: Found, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.move_on_after(ALONE_S) as scope:
+            await self._node.wait_for_members(1)
+        if scope.cancelled_caught:
+            await self._source.run(found, task_status=task_status)
+        else:
+            task_status.started()
+
+
+def alone(group: BaseExceptionGroup, stop_at: BaseException | None = None) -> BaseException:
+    """What nurseries put into groups of one, however many; a larger group stays one.
+
+    `stop_at` may be a group itself: it is not taken apart.
+    """
+    error: BaseException = group
+    while error is not stop_at and isinstance(error, BaseExceptionGroup):
+        if len(error.exceptions) > 1:
+            break
+        error = error.exceptions[0]
+    return error

@@ -33,16 +33,16 @@ from steinadler.errors import (
     SteinadlerError,
 )
 from steinadler.identity import Destination, NodeId, ProcessId, ProcessName, parse_destination
+from steinadler.node.outlets import CALL_ID, ChannelSource, LocalOutlet, Outlet, PeerOutlet
 from steinadler.node.peering import Peering
-from steinadler.process.mailbox import CHECKPOINT_EVERY, Mailbox, Message, Request
+from steinadler.process.mailbox import CHECKPOINT_EVERY, Item, Message, Request, Source
 from steinadler.process.messages import Call, Debt
-from steinadler.process.process import Process, describe
+from steinadler.process.process import SKIPPED, Process, describe
 from steinadler.process.table import Processes
-from steinadler.transport.link import Link, LinkState
+from steinadler.transport.link import Link
 from steinadler.wire import plain
 from steinadler.wire.channels import (
     InboundChannel,
-    OutboundChannel,
     Target,
     ToName,
     ToProcess,
@@ -54,11 +54,10 @@ from steinadler.wire.signals import CancelCall, Signal, decode_signal, encode_si
 
 logger = logging.getLogger("steinadler.node")
 
-_CALL_ID = struct.Struct(">Q")
 _REPLY_HEAD = struct.Struct(">QB")
 # How a call was answered.
 REPLIED, FAILED, NO_PROCESS, EXITED = range(4)
-_MAX_ROUTES = 4096
+_MAX_OUTLETS = 4096
 
 
 @dataclass(slots=True)
@@ -67,22 +66,6 @@ class RouterCounters:
 
     dropped: int = 0  # to nobody: no such process, or it ended first, or its node went down
     undecodable: int = 0
-
-
-class ChannelSource:
-    """One peer's window on one of this node's mailboxes."""
-
-    __slots__ = ("channel", "link", "mailbox", "process")
-
-    def __init__(self, link: Link, channel: InboundChannel) -> None:
-        self.link = link
-        self.channel = channel
-        self.process: Process | None = None
-        self.mailbox: Mailbox | None = None
-
-    def consumed(self, body_bytes: int) -> None:
-        if self.link.session.consumed(self.channel, body_bytes):
-            self.link.flush()
 
 
 class Waiter:
@@ -134,139 +117,99 @@ class Router:
         self.counters = RouterCounters()
         self.pending: PendingCalls[Waiter] = PendingCalls()
         self.owed: OwedCalls[Debt] = OwedCalls()
-        self._routes: dict[str, ProcessName] = {}
-        self._since_checkpoint = 0
+        self._outlets: dict[Destination, Outlet] = {}
+        self._until_checkpoint = CHECKPOINT_EVERY
 
     # -- routes -------------------------------------------------------------------------------
 
     def resolve(self, destination: Destination) -> ProcessId | ProcessName:
         """Read a destination; raise `ConfigError` when it is none."""
-        if not isinstance(destination, str):
-            return destination
-        name = self._routes.get(destination)
-        if name is None:
-            name = parse_destination(destination)
-            if len(self._routes) >= _MAX_ROUTES:
-                self._routes.clear()
-            self._routes[destination] = name
-        return name
+        return parse_destination(destination) if isinstance(destination, str) else destination
 
-    def route(self, destination: ProcessId | ProcessName) -> tuple[Link | None, Target]:
-        """The link to use (None: this node) and whom to address there.  Raises `NodeDown`."""
-        if isinstance(destination, ProcessName):
-            target = ToName(destination.name)
-            if destination.node in (None, self._node.name):
-                return None, target
-            assert destination.node is not None
-            return self._peering.link_to(destination.node), target
-        if destination.node == self._node:
-            return None, ToProcess(destination.number)
-        if destination.node.name == self._node.name:
+    def outlet(self, destination: Destination) -> Outlet:
+        """The way to a destination.  Raises `NodeDown`, `ConfigError`."""
+        outlet = self._outlets.get(destination)
+        if outlet is None or not outlet.usable:
+            outlet = self._find_outlet(self.resolve(destination))
+            if len(self._outlets) >= _MAX_OUTLETS:
+                self._outlets.clear()
+            self._outlets[destination] = outlet
+        return outlet
+
+    def _find_outlet(self, where: ProcessId | ProcessName) -> Outlet:
+        if isinstance(where, ProcessName):
+            target: Target = ToName(where.name)
+            if where.node in (None, self._node.name):
+                return self._local_outlet(target)
+            assert where.node is not None
+            return PeerOutlet(self._peering.link_to(where.node), target)
+        target = ToProcess(where.number)
+        if where.node == self._node:
+            return self._local_outlet(target)
+        if where.node.name == self._node.name:
             raise NodeDown(self._node.name, "that life of the node is over")
-        return self._peering.link_to_life(destination.node), ToProcess(destination.number)
+        return PeerOutlet(self._peering.link_to_life(where.node), target)
+
+    def _local_outlet(self, target: Target) -> LocalOutlet:
+        return LocalOutlet(self._node, self._processes, target, self)
 
     # -- sending ------------------------------------------------------------------------------
 
     async def send(self, destination: Destination, message: object) -> None:
-        self._since_checkpoint += 1
-        if self._since_checkpoint >= CHECKPOINT_EVERY:
-            self._since_checkpoint = 0
+        self._until_checkpoint -= 1
+        if self._until_checkpoint <= 0:
+            self._until_checkpoint = CHECKPOINT_EVERY
             await trio.lowlevel.checkpoint()
         body = self._codec.encode(message)
-        link, target = self.route(self.resolve(destination))
-        if link is None:
-            mailbox = self._mailbox(target)
-            if mailbox is not None and not mailbox.local.take_credit(len(body)):
-                await mailbox.local.wait_and_take_credit(len(body))
-            self._put_locally(mailbox, body)
-        else:
-            self._check_size(link, body)
-            channel = link.session.channel(target)
-            if link.anyone_waits(target) or not channel.take_credit(len(body)):
-                channel = await self._wait_for_credit(link, target, len(body))
-            link.session.enqueue(channel, FrameType.MESSAGES, body)
-            link.flush()
+        outlet = self._outlets.get(destination)
+        if outlet is None or not outlet.usable:
+            outlet = self.outlet(destination)
+        if not outlet.offer_message(body):
+            offered = False
+            while not offered:
+                await outlet.wait_for_credit()
+                offered = outlet.offer_message(body)
+            outlet.pass_on()
 
     def send_nowait(self, destination: Destination, message: object) -> None:
         body = self._codec.encode(message)
-        link, target = self.route(self.resolve(destination))
-        if link is None:
-            mailbox = self._mailbox(target)
-            if mailbox is not None and not mailbox.local.take_credit(len(body)):
-                raise MailboxFull(_full(destination))
-            self._put_locally(mailbox, body)
-        else:
-            self._check_size(link, body)
-            channel = link.session.channel(target)
-            if link.anyone_waits(target) or not channel.take_credit(len(body)):
-                raise MailboxFull(_full(destination))
-            link.session.enqueue(channel, FrameType.MESSAGES, body)
-            link.flush()
+        if not self.outlet(destination).offer_message(body):
+            raise MailboxFull(
+                f"{destination} has not consumed what was sent to it before; "
+                "`await send(...)` waits until it has"
+            )
 
-    def _mailbox(self, target: Target) -> Mailbox | None:
-        process = self._processes.find(target)
-        return process.mailbox if process is not None else None
-
-    def _put_locally(self, mailbox: Mailbox | None, body: bytes) -> None:
-        if mailbox is None or mailbox.closed:
-            self.counters.dropped += 1
-        else:
-            mailbox.put(Message(mailbox.local, body))
-
-    @staticmethod
-    def _check_size(link: Link, body: bytes) -> None:
-        limit = link.session.max_message_bytes
-        if len(body) > limit:
-            raise MessageTooLarge(len(body), limit)
-
-    async def _wait_for_credit(self, link: Link, target: Target, size: int) -> OutboundChannel:
-        while True:
-            await link.wait_for_credit(target)
-            if link.state is LinkState.ENDED:
-                raise NodeDown(link.node.name, link.end_reason)
-            channel = link.session.channel(target)
-            if channel.take_credit(size):
-                if channel.credit > 0:
-                    link.credit_left(target)
-                return channel
+    def dropped(self) -> None:
+        """A message went to nobody."""
+        self.counters.dropped += 1
 
     # -- calling ------------------------------------------------------------------------------
 
     async def call(self, destination: Destination, request: object) -> Any:
         body = self._codec.encode(request)
-        where = self.resolve(destination)
-        link, target = self.route(where)
+        outlet = self.outlet(destination)
         waiter = Waiter()
-        if link is None:
-            node = self._node
-            process = self._processes.find(target)
-            if process is None:
-                raise NoSuchProcess(where)
-            window = process.mailbox.local
-            if not window.take_credit(len(body)):
-                await window.wait_and_take_credit(len(body))
-            call = self.pending.add(node, waiter)
-            self._call_arrived(node, call, process, Request(window, body, Debt(node, call)))
-        else:
-            node = link.node
-            self._check_size(link, body)
-            size = _CALL_ID.size + len(body)  # as it arrives, or the two ends' credit drifts apart
-            channel = link.session.channel(target)
-            if link.anyone_waits(target) or not channel.take_credit(size):
-                channel = await self._wait_for_credit(link, target, size)
-            call = self.pending.add(node, waiter)
-            link.session.enqueue(channel, FrameType.CALLS, _CALL_ID.pack(call) + body)
-            link.flush()
+        call = self.pending.add(outlet.node, waiter)
+        try:
+            if not outlet.offer_call(call, body):
+                offered = False
+                while not offered:
+                    await outlet.wait_for_credit()
+                    offered = outlet.offer_call(call, body)
+                outlet.pass_on()
+        except BaseException:
+            self.pending.remove(call)
+            raise
 
         def abandon() -> None:
             if self.pending.remove(call) is not None:
                 # On the call's own channel, so that it cannot overtake the call.
-                self.post(node, target, CancelCall(call))
+                self.post(outlet.node, outlet.target, CancelCall(call))
 
         answer = await waiter.wait(abandon)
         if isinstance(answer, SteinadlerError):
             raise answer
-        return self._read_answer(where, *answer)
+        return self._read_answer(self.resolve(destination), *answer)
 
     def _read_answer(self, where: ProcessId | ProcessName, status: int, body: bytes) -> Any:
         if status == REPLIED:
@@ -286,7 +229,9 @@ class Router:
             body, status = self._codec.encode(value), REPLIED
             link = self._peering.connections.link(debt.caller)
             if link is not None:
-                self._check_size(link, body)
+                limit = link.session.max_message_bytes
+                if len(body) > limit:
+                    raise MessageTooLarge(len(body), limit)
         else:
             body, status = encode_error(error), FAILED
         if self.owed.settle(debt.caller, debt.call) is not None:
@@ -364,26 +309,25 @@ class Router:
         return source
 
     def _remote_call(self, link: Link, channel: InboundChannel, body: bytes) -> None:
-        if len(body) < _CALL_ID.size:
+        if len(body) < CALL_ID.size:
             raise RemoteProtocolError("a call without an id")
-        (call,) = _CALL_ID.unpack_from(body)
+        (call,) = CALL_ID.unpack_from(body)
         source = self._source(link, channel)
         if source.process is None:
             source.consumed(len(body))
-            self._deliver_answer(link.node, call, NO_PROCESS, b"")
-            return
-        request = Request(source, body, Debt(link.node, call))
-        if not self._call_arrived(link.node, call, source.process, request):
-            raise RemoteProtocolError(f"call {call} came twice")
+        self.call_arrived(link.node, call, source.process, source, body)
 
-    def _call_arrived(self, caller: NodeId, call: int, process: Process, request: Request) -> bool:
-        if process.mailbox.closed:
+    def call_arrived(
+        self, caller: NodeId, call: int, process: Process | None, source: Source, body: bytes
+    ) -> None:
+        """Put a call into a process's mailbox, or answer that there is no process."""
+        if process is None:
             self._deliver_answer(caller, call, NO_PROCESS, b"")
-            return True
-        if not self.owed.add(caller, call, process.id.number, request.debt):
-            return False
-        process.mailbox.put(request)
-        return True
+            return
+        debt = Debt(caller, call)
+        if not self.owed.add(caller, call, process.id.number, debt):
+            raise RemoteProtocolError(f"call {call} came twice")
+        process.mailbox.put(Request(source, body, debt))
 
     def _reply(self, link: Link, body: bytes) -> None:
         if len(body) < _REPLY_HEAD.size:
@@ -395,28 +339,26 @@ class Router:
         if waiter is not None:  # else the caller gave up: the reply goes nowhere (C2)
             waiter.resolve((status, body[_REPLY_HEAD.size :]))
 
-    async def receive_for(self, process: Process) -> Any:
-        """The next thing in the process's mailbox, decoded."""
-        mailbox = process.mailbox
-        while True:
-            item = await mailbox.take()
-            try:
-                if type(item) is Message:
-                    return self._codec.decode(item.body)
-                if type(item) is not Request:
-                    return item
-                debt = item.debt
-                if debt.abandoned:
-                    continue  # nobody waits for it any more
-                remote = item.source is not mailbox.local
-                body = item.body[_CALL_ID.size :] if remote else item.body
-                return Call(self._codec.decode(body), debt.caller, debt, self)
-            except RemoteProtocolError as error:
-                self.counters.undecodable += 1
-                if type(item) is Request:
-                    self.answer(item.debt, None, error)
-                else:
-                    logger.warning("dropped a message to %s: %s", process, error)
+    def open_item(self, process: Process, item: Item) -> Any:
+        """What a process is to get for an item of its mailbox; `SKIPPED` for nothing."""
+        try:
+            if type(item) is Message:
+                return self._codec.decode(item.body)
+            if type(item) is not Request:
+                return item
+            debt = item.debt
+            if debt.abandoned:
+                return SKIPPED  # nobody waits for it any more
+            remote = item.source is not process.mailbox.local
+            body = item.body[CALL_ID.size :] if remote else item.body
+            return Call(self._codec.decode(body), debt.caller, debt, self)
+        except RemoteProtocolError as error:
+            self.counters.undecodable += 1
+            if type(item) is Request:
+                self.answer(item.debt, None, error)
+            else:
+                logger.warning("dropped a message to %s: %s", process, error)
+            return SKIPPED
 
     # -- ends ---------------------------------------------------------------------------------
 

@@ -117,12 +117,11 @@ class Watching:
     ) -> tuple[Held, int | str | None]:
         """Hold a monitor.  Also return whom to ask the node about; None when it is down."""
         try:
-            link, target = self._router.route(destination)
+            outlet = self._router.outlet(destination)
         except NodeDown:
             return self._held.add(_nowhere(destination), watcher, destination), None
-        node = self._node if link is None else link.node
-        held = self._held.add(node, watcher, destination)
-        match target:
+        held = self._held.add(outlet.node, watcher, destination)
+        match outlet.target:
             case ToName(name):
                 return held, name
             case ToProcess(number):
@@ -161,7 +160,7 @@ class Watching:
     def link(self, process: Process, other: ProcessId) -> None:
         """Tie a process of this node to any process."""
         try:
-            self._router.route(other)
+            self._router.outlet(other)
         except NodeDown:
             process.exit_signal(other, NO_CONNECTION, linked=True)
             return
@@ -175,9 +174,8 @@ class Watching:
 
     def exit(self, source: ProcessId, destination: Destination, reason: str) -> None:
         """Ask a process to exit.  Raises `NodeDown`; does nothing when there is no such process."""
-        link, target = self._router.route(self._router.resolve(destination))
-        node = self._node if link is None else link.node
-        self._router.post(node, target, ExitNotice(source, reason, linked=False))
+        outlet = self._router.outlet(destination)
+        self._router.post(outlet.node, outlet.target, ExitNotice(source, reason, linked=False))
 
     # -- signals ------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class Mailbox:
         self.closed = False
         self.local = LocalWindow(window_bytes)
         self._receivers = trio.lowlevel.ParkingLot()
-        self._since_checkpoint = 0
+        self._until_checkpoint = CHECKPOINT_EVERY
 
     def put(self, item: Item) -> None:
         """Add an item; whoever calls has seen to its credit and that the mailbox is open."""
@@ -69,15 +69,22 @@ class Mailbox:
         if self._receivers:
             self._receivers.unpark(count=len(bodies))
 
-    async def take(self) -> Item:
-        """Wait for an item and take it.  Cancellation takes nothing."""
-        self._since_checkpoint += 1
-        if self._since_checkpoint >= CHECKPOINT_EVERY:
-            self._since_checkpoint = 0
+    @property
+    def ready(self) -> bool:
+        """Whether `take_nowait` may be called; when not, `wait` first."""
+        return bool(self.items) and self._until_checkpoint > 0
+
+    async def wait(self) -> None:
+        """Wait until `ready`, or let others run when that is due.  Always a checkpoint."""
+        self._until_checkpoint = CHECKPOINT_EVERY
+        if self.items:
             await trio.lowlevel.checkpoint()
         while not self.items:
-            self._since_checkpoint = 0
             await self._receivers.park()
+
+    def take_nowait(self) -> Item:
+        """Take the oldest item, and give its credit back."""
+        self._until_checkpoint -= 1
         item = self.items.popleft()
         if isinstance(item, (Message, Request)):
             item.source.consumed(len(item.body))
@@ -105,32 +112,31 @@ class LocalWindow:
         self._waiting: trio.lowlevel.ParkingLot | None = None
 
     def take_credit(self, body_bytes: int) -> bool:
-        """Pay for an item, or say that there is no credit, or that others were here first."""
-        if self._credit <= 0 or self._waiting:
+        """Pay for an item, or say that there is no credit left to start it with."""
+        if self._credit <= 0:
             return False
         self._credit -= body_bytes + ITEM_OVERHEAD_BYTES
         return True
 
-    async def wait_and_take_credit(self, body_bytes: int) -> None:
-        """Wait for one's turn and pay.  Returns without paying when the mailbox has closed.
+    async def wait_for_credit(self) -> None:
+        """Wait until there may be credit, or the mailbox has closed.
 
-        Cancellation takes no credit.
+        Waiters are woken one at a time, in order; one that finds credit to spare wakes the next.
         """
         if self._waiting is None:
             self._waiting = trio.lowlevel.ParkingLot()
         await self._waiting.park()
-        self._credit -= body_bytes + ITEM_OVERHEAD_BYTES
-        self._wake_next()
 
     def consumed(self, body_bytes: int) -> None:
         self._credit += body_bytes + ITEM_OVERHEAD_BYTES
-        self._wake_next()
+        self.pass_on()
 
-    def _wake_next(self) -> None:
-        if self._credit > 0 and self._waiting:
+    def pass_on(self) -> None:
+        """When credit is left, let whoever waits longest try."""
+        if self._waiting is not None and self._credit > 0:
             self._waiting.unpark()
 
     def wake_all(self) -> None:
         """The mailbox closed: nobody needs to wait any longer."""
-        if self._waiting:
+        if self._waiting is not None:
             self._waiting.unpark_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from enum import Enum
 from typing import Any, Protocol
 
 import outcome
@@ -12,11 +13,19 @@ import trio
 from steinadler.errors import ProcessExited
 from steinadler.identity import Destination, NodeId, ProcessId
 from steinadler.process.exports import ProcessFunction
-from steinadler.process.mailbox import Mailbox
+from steinadler.process.mailbox import Item, Mailbox
 from steinadler.process.messages import Exit
 from steinadler.wire.signals import KILLED, NORMAL
 
 logger = logging.getLogger("steinadler.process")
+
+
+class _Skipped(Enum):
+    SKIPPED = "skipped"
+
+
+# In place of an item that the process is not to see.
+SKIPPED = _Skipped.SKIPPED
 
 
 class Host(Protocol):
@@ -28,7 +37,7 @@ class Host(Protocol):
     async def send(self, destination: Destination, message: object) -> None: ...
     def send_nowait(self, destination: Destination, message: object) -> None: ...
     async def call(self, destination: Destination, request: object) -> Any: ...
-    async def receive_for(self, process: Process) -> Any: ...
+    def open_item(self, process: Process, item: Item) -> Any: ...
     def monitor_for(self, process: Process, destination: Destination) -> int: ...
     def demonitor(self, reference: int) -> None: ...
     def link_for(self, process: Process, other: ProcessId) -> None: ...
@@ -69,16 +78,21 @@ class Process:
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
-    async def __anext__(self) -> Any:
-        return await self._host.receive_for(self)
-
     async def receive(self) -> Any:
         """Wait for the next message and take it: a plain message, `Call`, `Down` or `Exit`.
 
         A checkpoint when it has to wait, and otherwise at least at every 64th message.
         Cancellation takes nothing from the mailbox.
         """
-        return await self._host.receive_for(self)
+        mailbox = self._mailbox
+        while True:
+            if not mailbox.ready:
+                await mailbox.wait()
+            message = self._host.open_item(self, mailbox.take_nowait())
+            if message is not SKIPPED:
+                return message
+
+    __anext__ = receive
 
     async def send(self, destination: Destination, message: object) -> None:
         """As `Node.send`."""

@@ -22,7 +22,7 @@ from steinadler.identity import NodeId
 from steinadler.transport.network import Role, SecureStream
 from steinadler.wire.channels import Target
 from steinadler.wire.handshake import ConnectionRank, SessionOffer
-from steinadler.wire.session import Event, Granted, PeerLimits, Session
+from steinadler.wire.session import Arrived, Event, Granted, PeerLimits, Session
 
 logger = logging.getLogger("steinadler.transport")
 
@@ -63,10 +63,11 @@ class Link:
         self._handler = handler
         self._stream: SecureStream | None = None
         self._scope: trio.CancelScope | None = None
+        self.writer_waits = False  # for something to write: `flush` wakes it
         self._writer = trio.lowlevel.ParkingLot()
         self._acknowledger = trio.lowlevel.ParkingLot()
         self._drained = trio.lowlevel.ParkingLot()
-        self._may_write_inline = False
+        self._burst = False  # several items came in the last read, so several may go out
         self._credit_waiters: dict[Target, trio.lowlevel.ParkingLot] = {}
 
     @property
@@ -109,6 +110,7 @@ class Link:
         if self._stream is not None:
             self._stream.close_nowait()
             self._stream = None
+            self.writer_waits = False
 
     def attach(
         self, stream: SecureStream, rank: ConnectionRank, limits: PeerLimits, last_received: int
@@ -125,7 +127,7 @@ class Link:
         self._scope = trio.CancelScope()
         self._become(LinkState.CONNECTED)
         for target in list(self._credit_waiters):
-            self._wake_credit_waiter(target)
+            self.wake_for_credit(target)
 
     async def run(self, stream: SecureStream, received: bytes) -> None:
         """Read and write until this connection breaks or is dropped.
@@ -151,6 +153,7 @@ class Link:
             stream.close_nowait()
             if self._stream is stream:
                 self._stream = None
+                self.writer_waits = False
                 if self.state is LinkState.CONNECTED:
                     self._become(LinkState.WAITING)
         if failure is not None:
@@ -172,35 +175,36 @@ class Link:
     # -- sending ------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Send what is queued, now if the connection is quiet, else as soon as it is not."""
+        """Send what is queued, now if the connection is quiet, else as soon as it is not.
+
+        Writing here saves waking a task, which costs more than the write; but where there is
+        more than one item on the way in either direction, more are likely to be queued before
+        the writer's turn, and they are better off in one write.
+        """
         stream = self._stream
-        if stream is None or not self._writer:
+        if stream is None or not self.writer_waits:
             return  # no connection yet, or the writer is at it
-        if self._may_write_inline:
-            # Once only, until something comes back or the writer is through: a burst is better
-            # off in one write.
-            data = self.session.data_to_send()
-            if not data:
-                return
-            self._may_write_inline = False
+        session = self.session
+        if session.quiet and not self._burst:
+            data = session.data_to_send()
             try:
-                if stream.write_nowait(data) and not self.session.wants_to_send:
+                if not data or (stream.write_nowait(data) and not session.wants_to_send):
                     return
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return  # the reader finds out, and says so
+        self.writer_waits = False
         self._writer.unpark()
 
     async def _write(self, stream: SecureStream, scope: trio.CancelScope) -> None:
         try:
-            await stream.flush()
             while True:
+                await stream.flush()  # what the handshake or an inline write left behind
                 while data := self.session.data_to_send():
                     if not stream.write_nowait(data):
                         await stream.flush()
                     await trio.lowlevel.checkpoint()
-                self._may_write_inline = True
+                self.writer_waits = True
                 await self._writer.park()
-                await stream.flush()  # what an inline write left behind
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             scope.cancel()
 
@@ -216,7 +220,7 @@ class Link:
     async def wait_for_credit(self, target: Target) -> None:
         """Wait until the channel to `target` may have credit, or the link has ended.
 
-        Waiters are woken one at a time, in order.  Cancellation passes the turn on.
+        Waiters are woken one at a time, in order; one that finds credit to spare wakes the next.
         """
         lot = self._credit_waiters.setdefault(target, trio.lowlevel.ParkingLot())
         try:
@@ -225,15 +229,8 @@ class Link:
             if not lot and self._credit_waiters.get(target) is lot:
                 del self._credit_waiters[target]
 
-    def credit_left(self, target: Target) -> None:
-        """Somebody was woken and did not use all the credit: the next one may try."""
-        self._wake_credit_waiter(target)
-
-    def anyone_waits(self, target: Target) -> bool:
-        """Whether a sender to `target` would have to queue behind others."""
-        return target in self._credit_waiters
-
-    def _wake_credit_waiter(self, target: Target) -> None:
+    def wake_for_credit(self, target: Target) -> None:
+        """There is credit for `target`: let whoever waits longest try."""
         lot = self._credit_waiters.get(target)
         if lot is not None:
             lot.unpark()
@@ -245,10 +242,12 @@ class Link:
         while True:
             if data:
                 events = session.receive(data)
-                self._may_write_inline = True
+                self._burst = len(events) > 1
                 for event in events:
                     if type(event) is Granted:
-                        self._wake_credit_waiter(event.target)
+                        self.wake_for_credit(event.target)
+                    elif type(event) is Arrived and len(event.bodies) > 1:
+                        self._burst = True
                 if events:
                     self._handler(self, events)
                 if session.acknowledgement_urgent:

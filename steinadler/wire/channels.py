@@ -75,7 +75,17 @@ class Item(NamedTuple):
 class OutboundChannel:
     """The sending end of a channel."""
 
-    __slots__ = ("announced", "credit", "id", "queue", "ready", "sent_bytes", "target", "used")
+    __slots__ = (
+        "announced",
+        "closed",
+        "credit",
+        "id",
+        "queue",
+        "ready",
+        "sent_bytes",
+        "target",
+        "used",
+    )
 
     def __init__(self, id_: int, target: Target, credit: int) -> None:
         self.id = id_
@@ -85,6 +95,7 @@ class OutboundChannel:
         self.sent_bytes = 0  # of the item at the head of the queue, when it is a fragmented one
         self.announced = isinstance(target, ToNode) and id_ < FIRST_FREE_CHANNEL
         self.ready = False  # in one of the scheduler's rings
+        self.closed = False  # whoever holds on to it must ask the session for another
         self.used = True  # since the last sweep for idle channels
 
     def take_credit(self, item_bytes: int) -> bool:

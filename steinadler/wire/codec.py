@@ -65,7 +65,8 @@ class MessageTypes:
 
     def __init__(self) -> None:
         self._by_name: dict[str, type] = {}
-        self._encoders: dict[type, Callable[[cbor2.CBOREncoder, Any], None]] = {}
+        # How cbor2 is to write each class: ours, and what cbor2 would do otherwise by itself.
+        self.encoders: dict[type, Callable[[cbor2.CBOREncoder, Any], None]] = dict(_ENCODERS)
 
     @overload
     def register(self, cls: _T) -> _T: ...
@@ -103,20 +104,15 @@ class MessageTypes:
         self._by_name[name] = cls
         if is_enum:
             member_name = _flag_name if issubclass(cls, enum.Flag) else _enum_name
-            self._encoders[cls] = lambda encoder, value: encoder.encode_semantic(
+            self.encoders[cls] = lambda encoder, value: encoder.encode_semantic(
                 TAG_ENUM, [name, member_name(value)]
             )
         else:
             field_names = [field.name for field in dataclasses.fields(cls) if field.init]
-            self._encoders[cls] = lambda encoder, value: encoder.encode_semantic(
+            self.encoders[cls] = lambda encoder, value: encoder.encode_semantic(
                 TAG_DATACLASS, [name, {n: getattr(value, n) for n in field_names}]
             )
         return cls
-
-    @property
-    def encoders(self) -> Mapping[type, Callable[[cbor2.CBOREncoder, Any], None]]:
-        """For each registered class, how cbor2 is to write it."""
-        return self._encoders
 
     def build_dataclass(self, name: object, fields: object) -> object:
         """Make the registered dataclass `name`; raise ValueError when that cannot be."""
@@ -141,9 +137,6 @@ class MessageTypes:
             return cls[member]
         except KeyError:
             raise ValueError(f"the enum {name!r} has no member {member!r} here") from None
-
-
-DEFAULT_MESSAGE_TYPES = MessageTypes()
 
 
 def _enum_name(value: enum.Enum) -> str:
@@ -281,14 +274,15 @@ _ENCODERS: dict[type, Callable[[cbor2.CBOREncoder, Any], None]] = {
 }
 
 
+DEFAULT_MESSAGE_TYPES = MessageTypes()
+
+
 class Codec:
     """Encodes and decodes messages with one set of message types and one size limit."""
 
     def __init__(self, types: MessageTypes, max_message_bytes: int) -> None:
-        self._types = types
+        self._encoders = types.encoders
         self._limit = max_message_bytes
-        self._encoders: dict[type, Callable[[cbor2.CBOREncoder, Any], None]] = {}
-        self._known_types = -1
         self._decoders = {
             **_SEMANTIC_DECODERS,
             TAG_DATACLASS: lambda value, immutable: types.build_dataclass(*value),
@@ -297,10 +291,6 @@ class Codec:
 
     def encode(self, message: object) -> bytes:
         """Return `message` as bytes, or raise `NotEncodable` or `MessageTooLarge`."""
-        types = self._types.encoders
-        if len(types) != self._known_types:  # classes are registered at import, rarely later
-            self._encoders = {**_ENCODERS, **types}
-            self._known_types = len(types)
         try:
             if type(message) is tuple:
                 data = _TUPLE_HEAD + cbor2.dumps(
@@ -311,12 +301,13 @@ class Codec:
         # A registered class's attribute may be missing, or a property that raises anything.
         except Exception as error:
             raise NotEncodable(f"the message cannot be encoded: {_text_of(error)}") from error
-        if len(data) > self._limit:
-            raise MessageTooLarge(len(data), self._limit)
+        size = len(data)
+        if size > self._limit:
+            raise MessageTooLarge(size, self._limit)
         # Nesting too deep for the receiver must fail here (M5).  Only a message with that
         # many container heads can have it, and only that one pays for a look.
         if (
-            len(data) > MAX_NESTING
+            size > MAX_NESTING
             and len(data.translate(None, _NOT_CONTAINERS)) > MAX_NESTING
             and _nested_too_deep(data)
         ):

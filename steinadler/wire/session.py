@@ -185,6 +185,7 @@ class Session:
     def __init__(self, settings: WireSettings) -> None:
         self._settings = settings
         self.counters = SessionCounters()
+        self.max_message_bytes = settings.max_message_bytes  # what both ends can take
         self._peer: PeerLimits | None = None
         # Sending.
         self._outbound: dict[Target, OutboundChannel] = {}
@@ -239,6 +240,7 @@ class Session:
         else:
             self.counters.resumptions += 1
         self._peer = peer
+        self.max_message_bytes = min(self._settings.max_message_bytes, peer.max_message_bytes)
         self._acknowledge(peer_last_received)
         self._trim_first_batch(peer_last_received)
         self._replay = deque(self._unacknowledged)
@@ -256,12 +258,6 @@ class Session:
 
     # -- sending ------------------------------------------------------------------------------
 
-    @property
-    def max_message_bytes(self) -> int:
-        """What fits both ends."""
-        ours = self._settings.max_message_bytes
-        return ours if self._peer is None else min(ours, self._peer.max_message_bytes)
-
     def channel(self, target: Target) -> OutboundChannel:
         """The channel to `target`, opened now if need be."""
         channel = self._outbound.get(target)
@@ -277,7 +273,7 @@ class Session:
         """Queue an item.  Whoever calls has paid with `take_credit`, or need not."""
         channel.queue.append(Item(type_, body))
         if not channel.ready:
-            channel.ready = True
+            channel.ready = channel.used = True
             self._rings[_priority(channel)].append(channel)
 
     def enqueue_signal(self, body: bytes, target: Target = CONTROL) -> None:
@@ -339,6 +335,7 @@ class Session:
             if channel.used or channel.credit < window:
                 channel.used = False
                 continue
+            channel.closed = True
             del self._outbound[target], self._by_id[channel.id]
             if channel.announced:
                 self._housekeeping.append((FrameType.CLOSE, channel.id, b""))
@@ -363,6 +360,11 @@ class Session:
     def queued_items(self) -> int:
         """Items that wait for their turn to be sent."""
         return sum(len(channel.queue) for channel in self._outbound.values())
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing that was sent waits to be acknowledged."""
+        return not self._unacknowledged
 
     @property
     def drained(self) -> bool:
@@ -485,6 +487,7 @@ class Session:
         channel.ready = False
         if isinstance(channel.target, ToNode) and channel.id >= FIRST_FREE_CHANNEL:
             # A large reply's lane lasts for that reply.
+            channel.closed = True
             del self._outbound[channel.target], self._by_id[channel.id]
             self._housekeeping.append((FrameType.CLOSE, channel.id, b""))
 

@@ -1,0 +1,164 @@
+"""Outlets: the near end of the way to one destination.
+
+An outlet pays for an item and puts it on its way, or says that there is no credit; waiting for
+credit is the same for a mailbox of this node and for a channel to another.  The router keeps an
+outlet per destination in use, so that the second message to it finds its way without a look-up.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Protocol, TypeAlias
+
+from steinadler.errors import MessageTooLarge, NodeDown
+from steinadler.identity import NodeId
+from steinadler.process.mailbox import LocalWindow, Mailbox, Message, Source
+from steinadler.process.process import Process
+from steinadler.process.table import Processes
+from steinadler.transport.link import Link, LinkState
+from steinadler.wire.channels import InboundChannel, Target
+from steinadler.wire.frames import FrameType
+
+# A call on a channel is its id, then the request.
+CALL_ID = struct.Struct(">Q")
+
+
+class Desk(Protocol):
+    """What a local outlet hands in."""
+
+    def dropped(self) -> None: ...
+    def call_arrived(
+        self, caller: NodeId, call: int, process: Process | None, source: Source, body: bytes
+    ) -> None: ...
+
+
+class LocalOutlet:
+    """The way to a process, or a name, of this node."""
+
+    __slots__ = ("_desk", "_processes", "_window", "node", "target")
+
+    def __init__(self, node: NodeId, processes: Processes, target: Target, desk: Desk) -> None:
+        self._processes = processes
+        self._desk = desk
+        self._window: LocalWindow | None = None  # that we last waited for
+        self.node = node
+        self.target = target
+
+    @property
+    def usable(self) -> bool:
+        return True
+
+    def offer_message(self, body: bytes) -> bool:
+        """Deliver a message, or return False when there is no credit for it."""
+        process = self._processes.find(self.target)
+        if process is None:
+            self._desk.dropped()
+            return True
+        mailbox = process.mailbox
+        if not mailbox.local.take_credit(len(body)):
+            return False
+        mailbox.put(Message(mailbox.local, body))
+        return True
+
+    def offer_call(self, call: int, body: bytes) -> bool:
+        """Deliver a call, or return False when there is no credit for it."""
+        process = self._processes.find(self.target)
+        if process is not None and not process.mailbox.local.take_credit(len(body)):
+            return False
+        source = process.mailbox.local if process is not None else LocalWindow(0)
+        self._desk.call_arrived(self.node, call, process, source, body)
+        return True
+
+    async def wait_for_credit(self) -> None:
+        """Wait until it is worth offering again.  Cancellation takes nothing."""
+        process = self._processes.find(self.target)
+        if process is not None:
+            self._window = process.mailbox.local
+            await self._window.wait_for_credit()
+
+    def pass_on(self) -> None:
+        """Somebody who waited got credit; when some is left, the next one may have it."""
+        if self._window is not None:
+            self._window.pass_on()
+
+
+class PeerOutlet:
+    """The way to a process, or a name, of another node: a channel of its link's session."""
+
+    __slots__ = ("_channel", "_link", "_session", "node", "target")
+
+    def __init__(self, link: Link, target: Target) -> None:
+        self._link = link
+        self._session = link.session
+        self._channel = link.session.channel(target)
+        self.node = link.node
+        self.target = target
+
+    @property
+    def usable(self) -> bool:
+        """False once the session is over."""
+        return self._link.state is not LinkState.ENDED
+
+    def offer_message(self, body: bytes) -> bool:
+        """Queue a message, or return False when there is no credit for it.
+
+        Raises `MessageTooLarge` when the peer does not take messages of that size.
+        """
+        self._check_size(body)
+        return self._offer(FrameType.MESSAGES, body)
+
+    def offer_call(self, call: int, body: bytes) -> bool:
+        """As `offer_message`, for a call."""
+        self._check_size(body)
+        return self._offer(FrameType.CALLS, CALL_ID.pack(call) + body)
+
+    def _check_size(self, body: bytes) -> None:
+        limit = self._session.max_message_bytes
+        if len(body) > limit:
+            raise MessageTooLarge(len(body), limit)
+
+    def _offer(self, type_: FrameType, body: bytes) -> bool:
+        session = self._session
+        channel = self._channel
+        if channel.closed:  # it was idle for long
+            channel = self._channel = session.channel(self.target)
+        if not channel.take_credit(len(body)):
+            return False
+        session.enqueue(channel, type_, body)
+        link = self._link
+        if link.writer_waits:
+            link.flush()
+        return True
+
+    async def wait_for_credit(self) -> None:
+        """Wait until it is worth offering again.  Raises `NodeDown`.
+
+        Cancellation takes nothing.
+        """
+        await self._link.wait_for_credit(self.target)
+        if not self.usable:
+            raise NodeDown(self.node.name, self._link.end_reason)
+
+    def pass_on(self) -> None:
+        """Somebody who waited got credit; when some is left, the next one may have it."""
+        if self._channel.credit > 0:
+            self._link.wake_for_credit(self.target)
+
+
+class ChannelSource:
+    """One peer's window on one of this node's mailboxes."""
+
+    __slots__ = ("channel", "link", "mailbox", "process")
+
+    def __init__(self, link: Link, channel: InboundChannel) -> None:
+        self.link = link
+        self.channel = channel
+        self.process: Process | None = None
+        self.mailbox: Mailbox | None = None
+
+    def consumed(self, body_bytes: int) -> None:
+        if self.link.session.consumed(self.channel, body_bytes):
+            self.link.flush()
+
+
+Outlet: TypeAlias = LocalOutlet | PeerOutlet
