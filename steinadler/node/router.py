@@ -394,10 +394,3 @@ def decode_error(body: bytes) -> RemoteError:
         return RemoteError(plain.text(type_name, 256), plain.text(text, 8192))
     except RemoteProtocolError as error:
         return RemoteError("RemoteProtocolError", f"the error reply: {error}")
-
-
-def _full(destination: Destination) -> str:
-    return (
-        f"{destination} has not consumed what was sent to it before; "
-        "`await send(...)` waits until it has"
-    )
