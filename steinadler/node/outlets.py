@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 
 from steinadler.errors import MessageTooLarge, NodeDown
 from steinadler.identity import NodeId
-from steinadler.process.mailbox import LocalWindow, Mailbox, Message, Source
+from steinadler.process.mailbox import LocalWindow, Mailbox, Source
 from steinadler.process.process import Process
 from steinadler.process.table import Processes
 from steinadler.transport.link import Link, LinkState
@@ -57,7 +57,7 @@ class LocalOutlet:
         mailbox = process.mailbox
         if not mailbox.local.take_credit(len(body)):
             return False
-        mailbox.put(Message(mailbox.local, body))
+        mailbox.put_messages(mailbox.local, (body,))
         return True
 
     def offer_call(self, call: int, body: bytes) -> bool:
@@ -73,8 +73,9 @@ class LocalOutlet:
         """Wait until it is worth offering again.  Cancellation takes nothing."""
         process = self._processes.find(self.target)
         if process is not None:
-            self._window = process.mailbox.local
-            await self._window.wait_for_credit()
+            window = process.mailbox.local
+            await window.wait_for_credit()
+            self._window = window  # the name may belong to another process by now
 
     def pass_on(self) -> None:
         """Somebody who waited got credit; when some is left, the next one may have it."""

@@ -23,6 +23,7 @@ import trio
 
 from steinadler.delivery import OwedCalls, PendingCalls
 from steinadler.errors import (
+    ConfigError,
     MailboxFull,
     MessageTooLarge,
     NodeDown,
@@ -35,7 +36,7 @@ from steinadler.errors import (
 from steinadler.identity import Destination, NodeId, ProcessId, ProcessName, parse_destination
 from steinadler.node.outlets import CALL_ID, ChannelSource, LocalOutlet, Outlet, PeerOutlet
 from steinadler.node.peering import Peering
-from steinadler.process.mailbox import CHECKPOINT_EVERY, Item, Message, Request, Source
+from steinadler.process.mailbox import CHECKPOINT_EVERY, Item, Request, Source
 from steinadler.process.messages import Call, Debt
 from steinadler.process.process import SKIPPED, Process, describe
 from steinadler.process.table import Processes
@@ -50,7 +51,13 @@ from steinadler.wire.channels import (
 from steinadler.wire.codec import Codec
 from steinadler.wire.frames import FrameType
 from steinadler.wire.session import Arrived
-from steinadler.wire.signals import CancelCall, Signal, decode_signal, encode_signal
+from steinadler.wire.signals import (
+    MAX_REASON_LENGTH,
+    CancelCall,
+    Signal,
+    decode_signal,
+    encode_signal,
+)
 
 logger = logging.getLogger("steinadler.node")
 
@@ -124,7 +131,11 @@ class Router:
 
     def resolve(self, destination: Destination) -> ProcessId | ProcessName:
         """Read a destination; raise `ConfigError` when it is none."""
-        return parse_destination(destination) if isinstance(destination, str) else destination
+        if isinstance(destination, str):
+            return parse_destination(destination)
+        if not isinstance(destination, (ProcessId, ProcessName)):
+            raise ConfigError(f"{destination!r} is not a destination: give a ProcessId or a name")
+        return destination
 
     def outlet(self, destination: Destination) -> Outlet:
         """The way to a destination.  Raises `NodeDown`, `ConfigError`."""
@@ -165,11 +176,7 @@ class Router:
         if outlet is None or not outlet.usable:
             outlet = self.outlet(destination)
         if not outlet.offer_message(body):
-            offered = False
-            while not offered:
-                await outlet.wait_for_credit()
-                offered = outlet.offer_message(body)
-            outlet.pass_on()
+            await _offer_in_turn(outlet, lambda: outlet.offer_message(body))
 
     def send_nowait(self, destination: Destination, message: object) -> None:
         body = self._codec.encode(message)
@@ -192,11 +199,7 @@ class Router:
         call = self.pending.add(outlet.node, waiter)
         try:
             if not outlet.offer_call(call, body):
-                offered = False
-                while not offered:
-                    await outlet.wait_for_credit()
-                    offered = outlet.offer_call(call, body)
-                outlet.pass_on()
+                await _offer_in_turn(outlet, lambda: outlet.offer_call(call, body))
         except BaseException:
             self.pending.remove(call)
             raise
@@ -342,8 +345,8 @@ class Router:
     def open_item(self, process: Process, item: Item) -> Any:
         """What a process is to get for an item of its mailbox; `SKIPPED` for nothing."""
         try:
-            if type(item) is Message:
-                return self._codec.decode(item.body)
+            if type(item) is bytes:
+                return self._codec.decode(item)
             if type(item) is not Request:
                 return item
             debt = item.debt
@@ -365,16 +368,30 @@ class Router:
     def process_ended(self, process: Process, reason: str) -> None:
         """Answer for a process that no longer can."""
         for caller, call, _ in self.owed.process_ended(process.id.number):
-            self._deliver_answer(caller, call, EXITED, reason.encode()[:4096])
+            text = plain.clipped(reason, MAX_REASON_LENGTH)
+            self._deliver_answer(caller, call, EXITED, text.encode())
         self.counters.dropped += process.mailbox.close()
 
     def peer_lost(self, link: Link, reason: str) -> None:
         """End every call to and from a peer (M4)."""
         self.counters.dropped += link.session.queued_items
+        # They hold on to the session and to all that it has buffered.
+        self._outlets = {d: outlet for d, outlet in self._outlets.items() if outlet.usable}
         for waiter in self.pending.node_down(link.node):
             waiter.resolve(NodeDown(link.node.name, reason))
         for _, _, debt in self.owed.node_down(link.node):
             debt.abandon()
+
+
+async def _offer_in_turn(outlet: Outlet, offer: Callable[[], bool]) -> None:
+    """Wait for credit until `offer()` succeeds.  Cancellation leaves nothing offered."""
+    offered = False
+    while not offered:
+        await outlet.wait_for_credit()
+        try:
+            offered = offer()
+        finally:  # also when it raises: the wake-up was for the credit, which is still there
+            outlet.pass_on()
 
 
 def _ignore(sender: NodeId, target: Target, signal: Signal) -> None:

@@ -12,6 +12,7 @@ cost falls on the receiver's task, and what waits takes no more memory than it w
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import trio
@@ -29,11 +30,14 @@ class Source(Protocol):
     def consumed(self, body_bytes: int) -> None: ...
 
 
-class Message(NamedTuple):
-    """An encoded message."""
+class Run:
+    """Encoded messages from one source that follow each other: as they came, in one frame."""
 
-    source: Source
-    body: bytes
+    __slots__ = ("bodies", "source")
+
+    def __init__(self, source: Source, bodies: Iterable[bytes]) -> None:
+        self.source = source
+        self.bodies = deque(bodies)
 
 
 class Request(NamedTuple):
@@ -44,28 +48,29 @@ class Request(NamedTuple):
     debt: Debt
 
 
-Item = Message | Request | Down | Exit
+# What `take_nowait` returns; bytes are an encoded message.
+Item = bytes | Request | Down | Exit
 
 
 class Mailbox:
     """The items of one process, in the order they arrived."""
 
     def __init__(self, window_bytes: int) -> None:
-        self.items: deque[Item] = deque()
+        self.items: deque[Run | Request | Down | Exit] = deque()
         self.closed = False
         self.local = LocalWindow(window_bytes)
         self._receivers = trio.lowlevel.ParkingLot()
         self._until_checkpoint = CHECKPOINT_EVERY
 
-    def put(self, item: Item) -> None:
+    def put(self, item: Request | Down | Exit) -> None:
         """Add an item; whoever calls has seen to its credit and that the mailbox is open."""
         self.items.append(item)
         if self._receivers:
             self._receivers.unpark()
 
-    def put_messages(self, source: Source, bodies: list[bytes]) -> None:
-        """Add a run of messages from one source."""
-        self.items.extend([Message(source, body) for body in bodies])
+    def put_messages(self, source: Source, bodies: Sequence[bytes]) -> None:
+        """Add messages from one source, on the same terms."""
+        self.items.append(Run(source, bodies))
         if self._receivers:
             self._receivers.unpark(count=len(bodies))
 
@@ -85,19 +90,26 @@ class Mailbox:
     def take_nowait(self) -> Item:
         """Take the oldest item, and give its credit back."""
         self._until_checkpoint -= 1
-        item = self.items.popleft()
-        if isinstance(item, (Message, Request)):
-            item.source.consumed(len(item.body))
-        return item
+        items = self.items
+        head = items[0]
+        if isinstance(head, Run):
+            body = head.bodies.popleft()
+            if not head.bodies:
+                items.popleft()
+            head.source.consumed(len(body))
+            return body
+        items.popleft()
+        if isinstance(head, Request):
+            head.source.consumed(len(head.body))
+        return head
 
     def close(self) -> int:
         """The process ended: give all credit back, and return how many items nobody took."""
         self.closed = True
-        dropped = len(self.items)
-        for item in self.items:
-            if isinstance(item, (Message, Request)):
-                item.source.consumed(len(item.body))
-        self.items.clear()
+        dropped = 0
+        while self.items:
+            self.take_nowait()
+            dropped += 1
         self.local.wake_all()
         return dropped
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from steinadler.errors import RemoteProtocolError
 from steinadler.wire.frames import FrameType
@@ -65,11 +65,9 @@ class Priority(IntEnum):
     BULK = 2
 
 
-class Item(NamedTuple):
-    """Something that waits on a channel: a message, a call, a reply or a signal, encoded."""
-
-    type: FrameType
-    body: bytes
+# Something that waits on a channel: a message, a call, a reply or a signal, encoded.  A plain
+# tuple, because one is made for every message.
+Item: TypeAlias = tuple[FrameType, bytes]
 
 
 class OutboundChannel:

@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from email.mime.text import MIMEText
 from fractions import Fraction
+from functools import partial
 from typing import Any, TypeVar, overload
 
 import cbor2
@@ -281,23 +282,27 @@ class Codec:
     """Encodes and decodes messages with one set of message types and one size limit."""
 
     def __init__(self, types: MessageTypes, max_message_bytes: int) -> None:
-        self._encoders = types.encoders
         self._limit = max_message_bytes
-        self._decoders = {
+        self._dumps = partial(cbor2.dumps, encoders=types.encoders, default=_refuse)
+        decoders = {
             **_SEMANTIC_DECODERS,
             TAG_DATACLASS: lambda value, immutable: types.build_dataclass(*value),
             TAG_ENUM: lambda value, immutable: types.build_enum(*value),
         }
+        self._loads = partial(
+            cbor2.loads,
+            tag_hook=_refuse_tag,
+            semantic_decoders=decoders,
+            max_depth=MAX_NESTING,
+        )
 
     def encode(self, message: object) -> bytes:
         """Return `message` as bytes, or raise `NotEncodable` or `MessageTooLarge`."""
         try:
             if type(message) is tuple:
-                data = _TUPLE_HEAD + cbor2.dumps(
-                    list(message), encoders=self._encoders, default=_refuse
-                )
+                data = _TUPLE_HEAD + self._dumps(list(message))
             else:
-                data = cbor2.dumps(message, encoders=self._encoders, default=_refuse)
+                data = self._dumps(message)
         # A registered class's attribute may be missing, or a property that raises anything.
         except Exception as error:
             raise NotEncodable(f"the message cannot be encoded: {_text_of(error)}") from error
@@ -330,14 +335,6 @@ class Codec:
         except Exception as error:
             text = _text_of(_root(error))
             raise RemoteProtocolError(f"the message cannot be decoded: {text}") from error
-
-    def _loads(self, data: bytes) -> Any:
-        return cbor2.loads(
-            data,
-            tag_hook=_refuse_tag,
-            semantic_decoders=self._decoders,
-            max_depth=MAX_NESTING,
-        )
 
 
 def _node_id(name: object, incarnation: object) -> NodeId:

@@ -33,7 +33,6 @@ from steinadler.wire.channels import (
     ITEM_OVERHEAD_BYTES,
     REPLIES,
     InboundChannel,
-    Item,
     OutboundChannel,
     Priority,
     Reassembly,
@@ -271,7 +270,7 @@ class Session:
 
     def enqueue(self, channel: OutboundChannel, type_: FrameType, body: bytes) -> None:
         """Queue an item.  Whoever calls has paid with `take_credit`, or need not."""
-        channel.queue.append(Item(type_, body))
+        channel.queue.append((type_, body))
         if not channel.ready:
             channel.ready = channel.used = True
             self._rings[_priority(channel)].append(channel)
@@ -457,7 +456,7 @@ class Session:
             return True
         if self._next_to_begin not in (None, channel):
             return False
-        begun = self._open_reassembly_bytes + len(channel.queue[0].body)
+        begun = self._open_reassembly_bytes + len(channel.queue[0][1])
         return begun <= self._peer.reassembly_bytes + ITEM_OVERHEAD_BYTES
 
     def _next_frame(self, channel: OutboundChannel, frames: _Frames) -> None:
@@ -467,17 +466,18 @@ class Session:
             channel.announced = True
             frames.add(self._numbered(FrameType.OPEN, channel.id, _encode_target(channel.target)))
         queue = channel.queue
-        type_ = queue[0].type
-        if len(queue[0].body) > MAX_ITEM_BYTES:
+        type_, body = queue[0]
+        if len(body) > MAX_ITEM_BYTES:
             frames.add(self._next_fragment(channel))
         else:
             bodies = []
             room = MAX_PAYLOAD_BYTES - 2
-            while queue and (item := queue[0]).type is type_:
-                room -= len(item.body) + 2
-                if room < 0:
+            while queue:
+                next_type, body = queue[0]
+                room -= len(body) + 2
+                if room < 0 or next_type is not type_:
                     break
-                bodies.append(item.body)
+                bodies.append(body)
                 queue.popleft()
             self.counters.items_sent += len(bodies)
             frames.add(self._numbered(type_, channel.id, pack_items(bodies)))
@@ -492,17 +492,17 @@ class Session:
             self._housekeeping.append((FrameType.CLOSE, channel.id, b""))
 
     def _next_fragment(self, channel: OutboundChannel) -> bytes:
-        item = channel.queue[0]
-        total = len(item.body)
+        type_, body = channel.queue[0]
+        total = len(body)
         start = channel.sent_bytes
         if start == 0:
             self._open_reassembly_bytes += total
             end = FIRST_FRAGMENT_BYTES
-            payload = pack_first_fragment(item.type, total, item.body[:end])
+            payload = pack_first_fragment(type_, total, body[:end])
             flags = FLAG_FIRST
         else:
             end = min(start + MAX_PAYLOAD_BYTES, total)
-            payload = item.body[start:end]
+            payload = body[start:end]
             flags = 0
         channel.sent_bytes = end
         if end >= total:
@@ -685,7 +685,7 @@ def _may_carry(target: Target, type_: FrameType) -> bool:
 def _priority(channel: OutboundChannel) -> Priority:
     if channel.target == CONTROL:
         return Priority.CONTROL
-    if len(channel.queue[0].body) > MAX_ITEM_BYTES:
+    if len(channel.queue[0][1]) > MAX_ITEM_BYTES:
         return Priority.BULK
     return Priority.MESSAGES
 
