@@ -33,6 +33,9 @@ class NodeId:
     def __str__(self) -> str:
         return self.name
 
+    def __hash__(self) -> int:  # asked for at every message; the incarnation alone is good
+        return self.incarnation
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class ProcessId:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 
 from steinadler.errors import MessageTooLarge, NodeDown
 from steinadler.identity import NodeId
-from steinadler.process.mailbox import LocalWindow, Mailbox, Source
+from steinadler.process.mailbox import LocalWindow, Mailbox, Run, Source
 from steinadler.process.process import Process
 from steinadler.process.table import Processes
 from steinadler.transport.link import Link, LinkState
@@ -57,7 +57,7 @@ class LocalOutlet:
         mailbox = process.mailbox
         if not mailbox.local.take_credit(len(body)):
             return False
-        mailbox.put_messages(mailbox.local, (body,))
+        mailbox.put(Run(mailbox.local, (body,)))
         return True
 
     def offer_call(self, call: int, body: bytes) -> bool:

@@ -36,7 +36,7 @@ from steinadler.errors import (
 from steinadler.identity import Destination, NodeId, ProcessId, ProcessName, parse_destination
 from steinadler.node.outlets import CALL_ID, ChannelSource, LocalOutlet, Outlet, PeerOutlet
 from steinadler.node.peering import Peering
-from steinadler.process.mailbox import CHECKPOINT_EVERY, Item, Request, Source
+from steinadler.process.mailbox import CHECKPOINT_EVERY, Item, Request, Run, Source
 from steinadler.process.messages import Call, Debt
 from steinadler.process.process import SKIPPED, Process, describe
 from steinadler.process.table import Processes
@@ -212,18 +212,18 @@ class Router:
         answer = await waiter.wait(abandon)
         if isinstance(answer, SteinadlerError):
             raise answer
-        return self._read_answer(self.resolve(destination), *answer)
+        return self._read_answer(destination, *answer)
 
-    def _read_answer(self, where: ProcessId | ProcessName, status: int, body: bytes) -> Any:
+    def _read_answer(self, destination: Destination, status: int, body: bytes) -> Any:
         if status == REPLIED:
             try:
                 return self._codec.decode(body)
             except RemoteProtocolError as error:
                 raise RemoteError("RemoteProtocolError", f"the reply: {error}") from error
         if status == NO_PROCESS:
-            raise NoSuchProcess(where)
+            raise NoSuchProcess(self.resolve(destination))
         if status == EXITED:
-            raise ProcessExited(where, body.decode(errors="replace"))
+            raise ProcessExited(self.resolve(destination), body.decode(errors="replace"))
         raise decode_error(body)
 
     def answer(self, debt: Debt, value: Any, error: BaseException | None) -> None:
@@ -283,7 +283,7 @@ class Router:
             case FrameType.MESSAGES:
                 source = self._source(link, items.channel)
                 if source.mailbox is not None:
-                    source.mailbox.put_messages(source, items.bodies)
+                    source.mailbox.put(Run(source, items.bodies))
                 else:
                     self.counters.dropped += len(items.bodies)
                     for body in items.bodies:

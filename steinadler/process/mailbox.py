@@ -12,7 +12,7 @@ cost falls on the receiver's task, and what waits takes no more memory than it w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import trio
@@ -33,11 +33,12 @@ class Source(Protocol):
 class Run:
     """Encoded messages from one source that follow each other: as they came, in one frame."""
 
-    __slots__ = ("bodies", "source")
+    __slots__ = ("bodies", "source", "taken")
 
-    def __init__(self, source: Source, bodies: Iterable[bytes]) -> None:
+    def __init__(self, source: Source, bodies: Sequence[bytes]) -> None:
         self.source = source
-        self.bodies = deque(bodies)
+        self.bodies = bodies
+        self.taken = 0
 
 
 class Request(NamedTuple):
@@ -53,52 +54,66 @@ Item = bytes | Request | Down | Exit
 
 
 class Mailbox:
-    """The items of one process, in the order they arrived."""
+    """The items of one process, in the order they arrived.
+
+    One task at a time receives.  The queue is made when there is something to queue: most
+    mailboxes of most programs are empty most of the time.
+    """
+
+    __slots__ = ("_items", "_receiver", "_until_checkpoint", "closed", "local")
 
     def __init__(self, window_bytes: int) -> None:
-        self.items: deque[Run | Request | Down | Exit] = deque()
         self.closed = False
         self.local = LocalWindow(window_bytes)
-        self._receivers = trio.lowlevel.ParkingLot()
+        self._items: deque[Run | Request | Down | Exit] | None = None
+        self._receiver: trio.lowlevel.Task | None = None
         self._until_checkpoint = CHECKPOINT_EVERY
 
-    def put(self, item: Request | Down | Exit) -> None:
+    def put(self, item: Run | Request | Down | Exit) -> None:
         """Add an item; whoever calls has seen to its credit and that the mailbox is open."""
-        self.items.append(item)
-        if self._receivers:
-            self._receivers.unpark()
-
-    def put_messages(self, source: Source, bodies: Sequence[bytes]) -> None:
-        """Add messages from one source, on the same terms."""
-        self.items.append(Run(source, bodies))
-        if self._receivers:
-            self._receivers.unpark(count=len(bodies))
+        if self._items is None:
+            self._items = deque()
+        self._items.append(item)
+        if self._receiver is not None:
+            trio.lowlevel.reschedule(self._receiver)
+            self._receiver = None
 
     @property
     def ready(self) -> bool:
         """Whether `take_nowait` may be called; when not, `wait` first."""
-        return bool(self.items) and self._until_checkpoint > 0
+        return bool(self._items) and self._until_checkpoint > 0
 
     async def wait(self) -> None:
-        """Wait until `ready`, or let others run when that is due.  Always a checkpoint."""
+        """Wait until `ready`, or let others run when that is due.  Always a checkpoint.
+
+        Raises `trio.BusyResourceError` when another task waits already.
+        """
         self._until_checkpoint = CHECKPOINT_EVERY
-        if self.items:
+        if self._items:
             await trio.lowlevel.checkpoint()
-        while not self.items:
-            await self._receivers.park()
+        while not self._items:
+            if self._receiver is not None:
+                raise trio.BusyResourceError("another task of this process is receiving already")
+            self._receiver = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._receiver = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def take_nowait(self) -> Item:
         """Take the oldest item, and give its credit back."""
+        assert self._items is not None
         self._until_checkpoint -= 1
-        items = self.items
-        head = items[0]
+        head = self._items[0]
         if isinstance(head, Run):
-            body = head.bodies.popleft()
-            if not head.bodies:
-                items.popleft()
+            body = head.bodies[head.taken]
+            head.taken += 1
+            if head.taken == len(head.bodies):
+                self._items.popleft()
             head.source.consumed(len(body))
             return body
-        items.popleft()
+        self._items.popleft()
         if isinstance(head, Request):
             head.source.consumed(len(head.body))
         return head
@@ -107,7 +122,7 @@ class Mailbox:
         """The process ended: give all credit back, and return how many items nobody took."""
         self.closed = True
         dropped = 0
-        while self.items:
+        while self._items:
             self.take_nowait()
             dropped += 1
         self.local.wake_all()
