@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from steinadler.errors import LocalProtocolError
 from steinadler.identity import NodeId, ProcessId, ProcessName
+
+logger = logging.getLogger("steinadler.process")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,10 @@ class Debt:
         self.abandoned = True
         callbacks, self.callbacks = self.callbacks, []
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:  # it runs where the node reads or Trio cancels: neither may break
+                logger.exception("a callback of on_abandoned raised")
 
 
 class AnswerDesk(Protocol):

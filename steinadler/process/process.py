@@ -15,7 +15,8 @@ from steinadler.identity import Destination, NodeId, ProcessId
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.mailbox import Item, Mailbox
 from steinadler.process.messages import Exit
-from steinadler.wire.signals import KILLED, NORMAL
+from steinadler.wire import plain
+from steinadler.wire.signals import KILLED, MAX_REASON_LENGTH, NORMAL
 
 logger = logging.getLogger("steinadler.process")
 
@@ -56,9 +57,19 @@ class Process:
     Its methods are for the tasks of the process itself.
     """
 
-    def __init__(self, id_: ProcessId, host: Host, mailbox: Mailbox, function_name: str) -> None:
+    def __init__(
+        self,
+        id_: ProcessId,
+        host: Host,
+        mailbox: Mailbox,
+        function_name: str,
+        *,
+        of_runtime: bool = False,
+    ) -> None:
         self.id = id_
         self.function_name = function_name
+        # One that every node relies on: no exit signal touches it, or a peer could end it.
+        self.of_runtime = of_runtime
         # When True, exits of linked processes arrive as `Exit` messages instead of ending this
         # process (Erlang's process_flag(trap_exit, true)).
         self.trap_exits = False
@@ -149,6 +160,8 @@ class Process:
 
     def exit_signal(self, source: ProcessId, reason: str, *, linked: bool) -> None:
         """Somebody linked ended, or asks this process to (OTP's rules for exit signals)."""
+        if self.of_runtime:
+            return
         if reason == "kill" and not linked:
             self.end(KILLED)
         elif self.trap_exits:
@@ -165,27 +178,48 @@ class Process:
         reason = KILLED
         result: outcome.Outcome[Any] = outcome.Error(ProcessExited(self.id, reason))
         try:
-            with self._scope:
-                try:
+            # Around the scope: what an inner nursery raises while it is cancelled is a group
+            # with Cancelled in it, and an exception only once the scope has taken that out.
+            try:
+                with self._scope:
                     result = outcome.Value(await function(self, *args))
                     reason = NORMAL
-                except Exception as error:
-                    result = outcome.Error(error)
-                    reason = describe(error)
-                    logger.error("%s exited: %s", self, reason, exc_info=error)
-            if self._scope.cancelled_caught:
-                reason = self._exit_reason or KILLED
-                result = outcome.Error(ProcessExited(self.id, reason))
+                if self._scope.cancelled_caught:
+                    reason = self._exit_reason or KILLED
+                    result = outcome.Error(ProcessExited(self.id, reason))
+            except BaseException as error:
+                crash, others = _split(error)
+                if crash is not None:
+                    result = outcome.Error(crash)
+                    reason = describe(crash)
+                    logger.error("%s exited: %s", self, reason, exc_info=crash)
+                if crash is None:
+                    raise
+                if others is not None:
+                    raise others from None
         finally:
             self._host.process_ended(self, reason, result)
 
 
+def _split(error: BaseException) -> tuple[Exception | None, BaseException | None]:
+    """What is the process's own crash, and what is not: cancellation, a keyboard interrupt."""
+    if isinstance(error, Exception):
+        return error, None
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Exception)
+    return None, error
+
+
 def describe(error: BaseException) -> str:
-    """An exit reason for an exception: its type name and text.
+    """An exit reason for an exception: its type name and text, such as UTF-8 can say.
 
     A group of one, as an inner nursery raises, stands for the one.
     """
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # a class of the user's, with a fault of its own
+        text = "(its text cannot be had)"
+    return plain.clipped(f"{name}: {text}" if text else name, MAX_REASON_LENGTH)
