@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -35,49 +36,56 @@ def start_all(node: Node) -> None:
     node.spawn_builtin(_spawner, node, node.exports, name="$spawn")
 
 
-async def _echo(me: Process, node: Node) -> None:
+async def _serve(me: Process, answer: Callable[[Call], None]) -> None:
+    """Answer calls for as long as the node lives, whatever is asked."""
     async for message in me:
         if isinstance(message, Call):
-            message.reply(message.request)
+            try:
+                answer(message)
+            except SteinadlerError as error:
+                message.fail(error)
+
+
+async def _echo(me: Process, node: Node) -> None:
+    await _serve(me, lambda call: call.reply(call.request))
 
 
 async def _info(me: Process, node: Node) -> None:
     started = trio.current_time()
-    async for message in me:
-        if isinstance(message, Call):
-            message.reply(
-                {
-                    "name": node.name,
-                    "incarnation": node.id.incarnation,
-                    "addresses": [str(address) for address in node.addresses],
-                    "labels": dict(node.labels),
-                    "members": [member.node.name for member in node.members()],
-                    "processes": node.process_count(),
-                    "exports": node.exports.names(),
-                    "uptime_s": round(trio.current_time() - started, 3),
-                    "pid": os.getpid(),
-                    "version": version("steinadler"),
-                    "python": platform.python_version(),
-                }
-            )
+
+    def answer(call: Call) -> None:
+        call.reply(
+            {
+                "name": node.name,
+                "incarnation": node.id.incarnation,
+                "addresses": [str(address) for address in node.addresses],
+                "labels": dict(node.labels),
+                "members": [member.node.name for member in node.members()],
+                "processes": node.process_count(),
+                "exports": node.exports.names(),
+                "uptime_s": round(trio.current_time() - started, 3),
+                "pid": os.getpid(),
+                "version": version("steinadler"),
+                "python": platform.python_version(),
+            }
+        )
+
+    await _serve(me, answer)
 
 
 async def _names(me: Process, node: Node) -> None:
-    async for message in me:
-        match message:
-            case Call(("whereis", str() as name)):
-                message.reply(node.find_local(name))
-            case Call():
-                message.fail(ConfigError("$names understands ('whereis', name)"))
+    def answer(call: Call) -> None:
+        match call.request:
+            case ("whereis", str() as name):
+                call.reply(node.find_local(name))
+            case _:
+                raise ConfigError("$names understands ('whereis', name)")
+
+    await _serve(me, answer)
 
 
 async def _spawner(me: Process, node: Node, exports: Exports) -> None:
-    async for message in me:
-        if isinstance(message, Call):
-            try:
-                _spawn(message, node, exports)
-            except SteinadlerError as error:
-                message.fail(error)
+    await _serve(me, lambda call: _spawn(call, node, exports))
 
 
 def _spawn(call: Call, node: Node, exports: Exports) -> None:

@@ -62,7 +62,11 @@ class Processes:
         self._next_number += 1
         function_name = getattr(function, "__qualname__", repr(function))
         process = Process(
-            ProcessId(self._node, number), host, Mailbox(self._mailbox_bytes), function_name
+            ProcessId(self._node, number),
+            host,
+            Mailbox(self._mailbox_bytes),
+            function_name,
+            of_runtime=by_runtime,
         )
         self._processes[number] = process
         if when_done is not None:

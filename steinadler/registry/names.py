@@ -37,7 +37,12 @@ class LocalNames:
         self._names.setdefault(number, []).append(name)
 
     def unregister(self, name: str) -> int | None:
-        """Free `name`; return whose it was, or None when it was nobody's."""
+        """Free `name`; return whose it was, or None when it was nobody's.
+
+        Raises `ConfigError` for a name of the runtime.
+        """
+        if name.startswith(RESERVED_PREFIX):
+            raise ConfigError(f"{name!r}: names that begin with '$' belong to the runtime")
         number = self._numbers.pop(name, None)
         if number is not None:
             names = self._names[number]
