@@ -1,0 +1,78 @@
+"""`steinadler cluster init` and `cluster show`: the clusters in this user's home."""
+
+from __future__ import annotations
+
+import click
+
+from steinadler.cli.options import as_json
+from steinadler.cli.output import print_json
+from steinadler.cli.running import Failed
+from steinadler.errors import SteinadlerError
+from steinadler.security import Cluster, Home, open_home
+
+
+@click.group()
+def cluster() -> None:
+    """Make clusters, and show those that there are.
+
+    A cluster is a certificate authority: whoever holds its key, in this user's STEINADLER_HOME,
+    can run nodes of it.
+    """
+
+
+@cluster.command()
+@click.argument("name")
+@as_json
+def init(name: str, as_json: bool) -> None:
+    """Make a cluster called NAME.  The one called "default" makes itself on first use."""
+    home = open_home()
+    try:
+        made = home.create_cluster(name)
+    except SteinadlerError as error:
+        raise Failed(str(error)) from error
+    _tell(made, home, as_json)
+
+
+@cluster.command()
+@click.argument("name", required=False)
+@as_json
+def show(name: str | None, as_json: bool) -> None:
+    """Show the cluster NAME, or all of them.
+
+    With --json: an object {name, id, fingerprint, created, folder}, or without NAME a list of
+    such.  The fingerprint is the SHA-256 of the authority's certificate.
+    """
+    home = open_home()
+    try:
+        if name is not None:
+            _tell(home.cluster(name), home, as_json)
+            return
+        clusters = home.clusters()
+    except SteinadlerError as error:
+        raise Failed(str(error)) from error
+    if as_json:
+        print_json([_facts(one, home) for one in clusters])
+        return
+    if not clusters:
+        click.echo(f"There is no cluster in {home.path} yet; the first node makes one.")
+    for one in clusters:
+        _tell(one, home, as_json=False)
+
+
+def _facts(cluster: Cluster, home: Home) -> dict[str, object]:
+    return {
+        "name": cluster.name,
+        "id": cluster.id,
+        "fingerprint": cluster.fingerprint,
+        "created": cluster.created,
+        "folder": str(home.path / "clusters" / cluster.name),
+    }
+
+
+def _tell(cluster: Cluster, home: Home, as_json: bool) -> None:
+    facts = _facts(cluster, home)
+    if as_json:
+        print_json(facts)
+        return
+    for key, value in facts.items():
+        click.echo(f"{key:<12} {value}")

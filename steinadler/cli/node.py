@@ -1,0 +1,138 @@
+"""`steinadler node`: a node that lives until it is told to leave.
+
+With `--json`, one object a line:
+
+    {"event": "ready", "name": ..., "incarnation": ..., "addresses": [...], "cluster": ...}
+    {"event": "up", "name": ..., "address": ..., "labels": {...}}
+    {"event": "down", "name": ..., "reason": ...}
+    {"event": "exited", "process": ..., "reason": ...}      a process of --app ended
+    {"event": "left", "name": ...}                           the last line, when all went well
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import trio
+
+from steinadler.cli.options import APP, LABEL, NODE_NAME, Where, as_json, joining
+from steinadler.cli.output import print_json
+from steinadler.cli.running import run
+from steinadler.node import EventsLost, EventStream, Node, NodeDown, NodeUp, open_node
+from steinadler.process.exports import ProcessFunction
+from steinadler.security.home import DEFAULT_CLUSTER
+
+
+@click.command()
+@click.argument("name", type=NODE_NAME)
+@click.option("--host", help="The interface to listen on.  [default: all]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="0, the default, is any free port."
+)
+@click.option(
+    "--label",
+    "labels",
+    type=LABEL,
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What others may choose this node by.  Repeatable.",
+)
+@click.option(
+    "--app",
+    "apps",
+    type=APP,
+    multiple=True,
+    metavar="MODULE:FUNCTION",
+    help="An 'async def function(me)' to run as a process of that name; modules of the current "
+    "folder are found.  Repeatable.",
+)
+@joining
+@as_json
+def node(
+    name: str,
+    host: str | None,
+    port: int,
+    labels: tuple[tuple[str, str], ...],
+    apps: tuple[tuple[str, ProcessFunction], ...],
+    seeds: tuple[Any, ...],
+    mdns: bool,
+    cluster: str | None,
+    as_json: bool,
+) -> None:
+    """Run a node called NAME until SIGINT (Ctrl-C) or SIGTERM, then leave cleanly.
+
+    Tells its addresses when it is ready, and then who joins and who leaves; with --json, one
+    object a line.
+    """
+    where = Where(cluster, seeds, mdns)
+
+    async def live() -> None:
+        async with open_node(
+            name,
+            host=host,
+            port=port,
+            seeds=where.seeds,
+            mdns=where.mdns,
+            labels=dict(labels),
+            cluster=where.cluster,
+        ) as opened:
+            events = opened.events()
+            _tell(_ready(opened, where), as_json)
+            async with trio.open_nursery() as nursery:
+                for app_name, function in apps:
+                    process = opened.spawn(function, name=app_name)
+                    nursery.start_soon(_watch, opened, app_name, process, as_json)
+                await _follow(events, as_json)
+
+    if run(live) is not None:
+        _tell({"event": "left", "name": name}, as_json)
+
+
+def _ready(node: Node, where: Where) -> dict[str, Any]:
+    return {
+        "event": "ready",
+        "name": node.name,
+        "incarnation": node.id.incarnation,
+        "addresses": [str(address) for address in node.addresses],
+        "cluster": where.cluster or DEFAULT_CLUSTER,
+    }
+
+
+async def _follow(events: EventStream, as_json: bool) -> None:
+    async for event in events:
+        match event:
+            case NodeUp(member):
+                address = str(member.addresses[0]) if member.addresses else None
+                fields = {"address": address, "labels": dict(member.labels)}
+                _tell({"event": "up", "name": member.node.name, **fields}, as_json)
+            case NodeDown(member, reason):
+                _tell({"event": "down", "name": member.node.name, "reason": reason}, as_json)
+            case EventsLost(count):
+                _tell({"event": "lost", "count": count}, as_json)
+
+
+async def _watch(node: Node, name: str, process: Any, as_json: bool) -> None:
+    async with node.monitor(process) as monitor:
+        down = await monitor.wait()
+        _tell({"event": "exited", "process": name, "reason": down.reason}, as_json)
+
+
+def _tell(event: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(event)
+        return
+    match event:
+        case {"event": "ready", "name": name, "addresses": addresses, "cluster": cluster}:
+            text = f"{name} is ready in cluster {cluster!r}, at {', '.join(addresses)}"
+        case {"event": "up", "name": name, "address": address}:
+            text = f"{name} is up, at {address}"
+        case {"event": "down", "name": name, "reason": reason}:
+            text = f"{name} is down: {reason}"
+        case {"event": "exited", "process": name, "reason": reason}:
+            text = f"process {name} ended: {reason}"
+        case {"event": "lost", "count": count}:
+            text = f"{count} events before this one were lost"
+        case _:
+            text = f"{event['name']} left"
+    click.echo(text)

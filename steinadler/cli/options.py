@@ -1,0 +1,164 @@
+"""What several commands take, and how it is read."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from steinadler.errors import ConfigError
+from steinadler.identity import Address, check_node_name, check_process_name, parse_address
+from steinadler.process.exports import ProcessFunction
+from steinadler.process.process import describe
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class Reader(click.ParamType):  # type: ignore[type-arg]  # it has none before click 8.5
+    """A parameter type made of a function that raises `ConfigError` for what it cannot read."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value  # a default, or read before
+        try:
+            return self._read(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{text!r} is not a label: write KEY=VALUE, as in role=gpu")
+    return key, value
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{_short(text)} is not JSON: {error.msg} at line {error.lineno}, column "
+            f"{error.colno} (texts are in double quotes, as in '\"hello\"')"
+        ) from error
+    except (RecursionError, ValueError) as error:  # nested too deep; a number of 4301 digits
+        raise ConfigError(f"{_short(text)} cannot be read as JSON: {error}") from error
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def _app(text: str) -> tuple[str, ProcessFunction]:
+    """Read MODULE:FUNCTION; return the name of the process and its function."""
+    module_name, colon, name = text.partition(":")
+    if not colon or not module_name or not name:
+        raise ConfigError(f"{text!r} is not MODULE:FUNCTION, as in shop.carts:cart")
+    function = getattr(load(module_name), name, None)
+    if function is None:
+        raise ConfigError(f"the module {module_name!r} has nothing called {name!r}")
+    if not inspect.iscoroutinefunction(function) or not inspect.signature(function).parameters:
+        raise ConfigError(
+            f"{text} cannot run as a process: it must be an 'async def' whose first parameter "
+            "is the Process it runs as"
+        )
+    return check_process_name(name), function
+
+
+def load(module: str) -> Any:
+    """Import a module, from the current folder too; raise `ConfigError` when that fails."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # its own code runs, and may raise anything
+        raise ConfigError(f"the module {module!r} cannot be imported: {describe(error)}") from error
+
+
+NODE_NAME = Reader("name", check_node_name)
+ADDRESS = Reader("host:port", parse_address)
+LABEL = Reader("key=value", _label)
+JSON = Reader("json", _json)
+APP = Reader("module:function", _app)
+MODULE = Reader("module", load)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which cluster to go to, and how to find it."""
+
+    cluster: str | None
+    seeds: tuple[Address, ...]
+    mdns: bool
+
+    def __str__(self) -> str:
+        """Where was looked, for people."""
+        places = ["in the runtime folder"]
+        if self.mdns:
+            places.append("by mDNS")
+        if self.seeds:
+            places.append(f"at the seeds {', '.join(map(str, self.seeds))}")
+        if len(places) == 1:
+            return places[0]
+        return f"{', '.join(places[:-1])} and {places[-1]}"
+
+
+def joining(command: _Command) -> _Command:
+    """The options of every command that joins a cluster."""
+    for option in (
+        click.option(
+            "--log-level",
+            type=click.Choice(_LOG_LEVELS),
+            default="warning",
+            show_default=True,
+            callback=lambda _ctx, _param, level: set_up_logging(level),
+            expose_value=False,
+            help="What to tell on stderr.",
+        ),
+        click.option("--cluster", metavar="NAME", help="Which cluster.  [default: default]"),
+        click.option(
+            "--no-mdns",
+            "mdns",
+            is_flag=True,
+            flag_value=False,
+            default=True,
+            help="Use no multicast: only the runtime folder of this machine, and seeds.",
+        ),
+        click.option(
+            "--seed",
+            "seeds",
+            type=ADDRESS,
+            multiple=True,
+            metavar="HOST:PORT",
+            help="A node to join through.  Repeatable.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def as_json(command: _Command) -> _Command:
+    """`--json`, of every command that has something to tell."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(
+        command
+    )
+
+
+def set_up_logging(level: str) -> None:
+    """Log to stderr, one line for each event; tracebacks only with a process's own crash."""
+    logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    # It reports an interface without a route as a warning with a traceback.
+    logging.getLogger("zeroconf").setLevel(logging.ERROR)
