@@ -21,7 +21,6 @@ class PendingCalls(Generic[Waiter]):
 
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[NodeId, Waiter]] = {}
-        self._by_node: Index[NodeId, int] = Index()
         self._next_id = 1
 
     def __len__(self) -> int:
@@ -32,7 +31,6 @@ class PendingCalls(Generic[Waiter]):
         id_ = self._next_id
         self._next_id += 1
         self._waiting[id_] = (node, waiter)
-        self._by_node.add(node, id_)
         return id_
 
     def remove(self, id_: int, node: NodeId | None = None) -> Waiter | None:
@@ -41,13 +39,13 @@ class PendingCalls(Generic[Waiter]):
         if entry is None or (node is not None and entry[0] != node):
             return None
         del self._waiting[id_]
-        self._by_node.discard(entry[0], id_)
         return entry[1]
 
     def node_down(self, node: NodeId) -> list[Waiter]:
         """Remove and return whoever waits for `node`, oldest first."""
-        waiters = (self.remove(id_) for id_ in self._by_node.get(node))
-        return [waiter for waiter in waiters if waiter is not None]
+        # Nodes go down rarely and calls are made all the time: no index by node is kept.
+        ids = [id_ for id_, (called, _) in self._waiting.items() if called == node]
+        return [self._waiting.pop(id_)[1] for id_ in ids]
 
 
 class OwedCalls(Generic[Debt]):
@@ -56,7 +54,6 @@ class OwedCalls(Generic[Debt]):
     def __init__(self) -> None:
         self._owed: dict[tuple[NodeId, int], tuple[int, Debt]] = {}
         self._by_process: Index[int, tuple[NodeId, int]] = Index()
-        self._by_node: Index[NodeId, int] = Index()
 
     def __len__(self) -> int:
         return len(self._owed)
@@ -68,7 +65,6 @@ class OwedCalls(Generic[Debt]):
             return False
         self._owed[key] = (process, debt)
         self._by_process.add(process, key)
-        self._by_node.add(caller, id_)
         return True
 
     def settle(self, caller: NodeId, id_: int) -> Debt | None:
@@ -77,7 +73,6 @@ class OwedCalls(Generic[Debt]):
         if entry is None:
             return None
         self._by_process.discard(entry[0], (caller, id_))
-        self._by_node.discard(caller, id_)
         return entry[1]
 
     def process_ended(self, process: int) -> list[tuple[NodeId, int, Debt]]:
@@ -86,7 +81,7 @@ class OwedCalls(Generic[Debt]):
 
     def node_down(self, caller: NodeId) -> list[tuple[NodeId, int, Debt]]:
         """Remove and return what was owed to `caller`."""
-        return self._settle_all([(caller, id_) for id_ in self._by_node.get(caller)])
+        return self._settle_all([key for key in self._owed if key[0] == caller])
 
     def _settle_all(self, keys: list[tuple[NodeId, int]]) -> list[tuple[NodeId, int, Debt]]:
         settled = []
