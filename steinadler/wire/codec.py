@@ -194,8 +194,15 @@ def _refuse(encoder: object, value: object) -> None:
     )
 
 
+def _array(value: Any, length: int) -> Any:
+    # Other things can be unpacked too: an IP network into each of its 2**128 addresses.
+    if not isinstance(value, (list, tuple)) or len(value) != length:
+        raise ValueError(f"an array of {length} was expected")
+    return value
+
+
 def _decode_decimal(value: Any, immutable: bool) -> Decimal:
-    exponent, mantissa = value
+    exponent, mantissa = _array(value, 2)
     if not isinstance(exponent, int):  # a text would make a NaN or an infinity
         raise ValueError("a decimal fraction whose exponent is not an integer")
     if mantissa.bit_length() > MAX_DECIMAL_BITS:
@@ -223,12 +230,12 @@ def _decode_tuple(value: Any, immutable: bool) -> tuple[Any, ...]:
 
 
 def _decode_node_id(value: Any, immutable: bool) -> NodeId:
-    name, incarnation = value
+    name, incarnation = _array(value, 2)
     return _node_id(name, incarnation)
 
 
 def _decode_process_id(value: Any, immutable: bool) -> ProcessId:
-    name, incarnation, number = value
+    name, incarnation, number = _array(value, 3)
     if not isinstance(number, int) or number < 0:
         raise ValueError("a process number that is not a natural number")
     return ProcessId(_node_id(name, incarnation), number)
@@ -286,8 +293,8 @@ class Codec:
         self._dumps = partial(cbor2.dumps, encoders=types.encoders, default=_refuse)
         decoders = {
             **_SEMANTIC_DECODERS,
-            TAG_DATACLASS: lambda value, immutable: types.build_dataclass(*value),
-            TAG_ENUM: lambda value, immutable: types.build_enum(*value),
+            TAG_DATACLASS: lambda value, immutable: types.build_dataclass(*_array(value, 2)),
+            TAG_ENUM: lambda value, immutable: types.build_enum(*_array(value, 2)),
         }
         self._loads = partial(
             cbor2.loads,

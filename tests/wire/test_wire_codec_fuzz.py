@@ -222,6 +222,16 @@ def test_a_claimed_length_costs_nothing_until_it_is_there(head: bytes, claimed: 
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("tag", [*range(22497, 22504), 4, 37, 52, 54, 258, 1004])
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
+def test_a_network_is_never_unpacked_into_its_addresses(tag: int, network: str) -> None:
+    """X4: thirty bytes from a peer would otherwise take all memory."""
+    data = cbor2.dumps(cbor2.CBORTag(tag, ipaddress.ip_network(network)))
+    for hostile in (data, b"\xa1" + data + b"\x01", CODEC.encode([1]).replace(b"\x01", data)):
+        with pytest.raises(RemoteProtocolError):
+            CODEC.decode(hostile)
+
+
 @pytest.mark.parametrize(
     "head", [b"\x81", b"\xa1\x01", b"\xc2", b"\xd9\x57\xe1", b"\x9f", b"\xd8\x1c"]
 )
