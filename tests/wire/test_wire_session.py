@@ -291,8 +291,20 @@ def test_bulk_is_not_starved_by_messages() -> None:
     send(session, ToName("bulk"), bytes(40_000))
     for number in range(30):
         send(session, ToProcess(number), bytes(MAX_ITEM_BYTES))
-    first = frames_in(pair.write(0))
-    assert [frame.type for frame in first].count(FrameType.FRAGMENT) == 1
+    data = pair.write(0)
+    assert len(data) <= BATCH_BYTES + 2 * MAX_FRAME_BYTES
+    assert [frame.type for frame in frames_in(data)].count(FrameType.FRAGMENT) == 1
+
+
+def test_after_each_round_of_messages_comes_one_bulk_frame() -> None:
+    pair = Pair(ROOMY)
+    session = pair.sessions[0]
+    send(session, BOB, LARGE)
+    for _ in range(2):
+        send(session, ALICE, bytes(MAX_ITEM_BYTES))
+    types = [frame.type for frame in frames_in(pair.write(0)) if frame.type != FrameType.OPEN]
+    message, bulk = FrameType.MESSAGES, FrameType.FRAGMENT
+    assert types[:4] == [message, bulk, message, bulk]
 
 
 def test_a_large_reply_has_a_lane_of_its_own_and_holds_no_small_one_back() -> None:
