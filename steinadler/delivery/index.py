@@ -28,6 +28,10 @@ class Index(Generic[Key, Value]):
             del self._values[key]
         return True
 
+    def count(self, key: Key) -> int:
+        """How many values `key` has."""
+        return len(self._values.get(key, ()))
+
     def get(self, key: Key) -> list[Value]:
         """The values of `key`, in the order they were added; a copy."""
         return list(self._values.get(key, ()))

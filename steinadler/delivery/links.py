@@ -29,6 +29,10 @@ class LinkTable:
         self._by_node.discard(other.node, (local, other))
         return self._by_local.discard(local, other)
 
+    def count(self, node: NodeId) -> int:
+        """How many links there are to processes of `node`."""
+        return self._by_node.count(node)
+
     def process_ended(self, local: int) -> list[ProcessId]:
         """Remove and return whom process `local` was tied to, in the order they were tied."""
         others = self._by_local.get(local)

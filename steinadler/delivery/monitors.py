@@ -100,6 +100,10 @@ class MonitorsOfUs:
         self._by_node.add(watcher.node, watcher)
         return True
 
+    def count(self, node: NodeId) -> int:
+        """How many monitors `node` holds."""
+        return self._by_node.count(node)
+
     def remove(self, node: NodeId, reference: int) -> None:
         """`node` let go of its monitor `reference`."""
         entry = self._entries.get((node, reference))

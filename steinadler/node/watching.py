@@ -36,6 +36,9 @@ from steinadler.wire.signals import (
 
 # The watcher of a monitor that no process holds.
 HANDLE = 0
+# What a peer may have at once, or its connection is closed: it pays no credit for these (X4).
+MAX_WATCHED_BY_PEER = 1_000_000  # monitors, and as many links
+MAX_UNREAD_EXITS = 65_536  # in one mailbox
 
 
 class Monitor:
@@ -206,7 +209,10 @@ class Watching:
         entry = Watcher(sender, reference, watcher)
         if process is None:
             self._tell(entry, None, NO_PROCESS)
-        elif not self._of_us.add(process.id.number, entry):
+            return
+        if sender != self._node and self._of_us.count(sender) >= MAX_WATCHED_BY_PEER:
+            raise RemoteProtocolError(f"more than {MAX_WATCHED_BY_PEER} monitors")
+        if not self._of_us.add(process.id.number, entry):
             raise RemoteProtocolError(f"monitor {reference} was begun twice")
 
     def _tell(self, watcher: Watcher, process: ProcessId | None, reason: str) -> None:
@@ -218,8 +224,10 @@ class Watching:
             source = ProcessId(self._node, local)
             notice = ExitNotice(source, NO_PROCESS, linked=True)
             self._router.post(other.node, ToProcess(other.number), notice)
-        else:
-            self._links.add(local, other)
+            return
+        if other.node != self._node and self._links.count(other.node) >= MAX_WATCHED_BY_PEER:
+            raise RemoteProtocolError(f"more than {MAX_WATCHED_BY_PEER} links")
+        self._links.add(local, other)
 
     def _exit_came(
         self, sender: NodeId, target: Target, source: ProcessId, reason: str, linked: bool
@@ -231,6 +239,8 @@ class Watching:
             return
         if linked and not self._links.remove(process.id.number, source):
             return  # unlinked in the meantime
+        if sender != self._node and process.mailbox.exits >= MAX_UNREAD_EXITS:
+            raise RemoteProtocolError(f"more than {MAX_UNREAD_EXITS} unread exit signals")
         process.exit_signal(source, reason, linked=linked)
 
     # -- ends ---------------------------------------------------------------------------------

@@ -60,10 +60,11 @@ class Mailbox:
     mailboxes of most programs are empty most of the time.
     """
 
-    __slots__ = ("_items", "_receiver", "_until_checkpoint", "closed", "local")
+    __slots__ = ("_items", "_receiver", "_until_checkpoint", "closed", "exits", "local")
 
     def __init__(self, window_bytes: int) -> None:
         self.closed = False
+        self.exits = 0  # of the items: nobody pays for these, so somebody has to count them
         self.local = LocalWindow(window_bytes)
         self._items: deque[Run | Request | Down | Exit] | None = None
         self._receiver: trio.lowlevel.Task | None = None
@@ -116,6 +117,8 @@ class Mailbox:
         self._items.popleft()
         if isinstance(head, Request):
             head.source.consumed(len(head.body))
+        elif isinstance(head, Exit):
+            self.exits -= 1
         return head
 
     def close(self) -> int:

@@ -166,6 +166,7 @@ class Process:
             self.end(KILLED)
         elif self.trap_exits:
             self._mailbox.put(Exit(source, reason))
+            self._mailbox.exits += 1
         elif reason != NORMAL:
             self.end(reason)
 

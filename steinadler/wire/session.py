@@ -583,8 +583,9 @@ class Session:
         if type_ in (FrameType.MESSAGES, FrameType.CALLS):
             for body in bodies:
                 channel.charge(len(body) + ITEM_OVERHEAD_BYTES)
-        self.counters.items_received += len(bodies)
-        events.append(Arrived(channel, type_, bodies))
+        if bodies:  # a frame of no items is a peer's whim, and nobody behind here expects it
+            self.counters.items_received += len(bodies)
+            events.append(Arrived(channel, type_, bodies))
 
     def _fragment(self, frame: Frame, events: list[Event]) -> None:
         channel = self._inbound_channel(frame.channel)
