@@ -20,7 +20,13 @@ from typing import Protocol, assert_never
 import trio
 
 from steinadler.config import Config
-from steinadler.errors import NameConflict, NodeDown
+from steinadler.errors import (
+    ConfigError,
+    NameConflict,
+    NodeClosed,
+    NodeDown,
+    RemoteProtocolError,
+)
 from steinadler.identity import Address, NodeId
 from steinadler.membership import (
     Admission,
@@ -45,8 +51,9 @@ from steinadler.membership import (
     decode,
     encode,
 )
+from steinadler.membership.messages import Gossip
 from steinadler.transport.connections import Connections
-from steinadler.transport.link import Link
+from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import Network, Role
 from steinadler.wire.handshake import Hello, Reject, RejectReason
 from steinadler.wire.session import Arrived, Event, GoodbyeReceived, Gossiped, Granted
@@ -94,6 +101,7 @@ class Peering:
         self._failure: Exception | None = None
         self._failed = trio.Event()
         self._changed = trio.Event()
+        self._closed = False
 
     def _new_engine(self, addresses: tuple[Address, ...]) -> Swim:
         me = Member(self._node, addresses, self._labels)
@@ -138,11 +146,16 @@ class Peering:
         return record if record is not None and record.state.is_member else None
 
     async def wait_for_change(self) -> None:
-        """Wait until some member comes or goes."""
-        await self._changed.wait()
+        """Wait until some member comes or goes.  Raises `NodeClosed` when this node goes."""
+        if not self._closed:
+            await self._changed.wait()
+        if self._closed:
+            raise NodeClosed(f"{self._node.name} has closed")
 
     def link_to(self, name: str) -> Link:
-        """The link to a member; raises `NodeDown` when there is no such member."""
+        """The link to a member; raises `NodeDown` when there is no such member, `NodeClosed`."""
+        if self._closed:
+            raise NodeClosed(f"{self._node.name} has closed")
         member = self.member(name)
         if member is None:
             known = ", ".join(m.node.name for m in self.members()) or "none"
@@ -158,10 +171,23 @@ class Peering:
                 raise NodeDown(node.name, "that life of the node is over")
         return link
 
-    async def leave(self) -> None:
-        """Tell everybody that this node leaves for good.  The caller bounds the wait."""
+    async def leave(self, patience_s: float) -> None:
+        """Let what is queued arrive, then tell everybody that this node leaves for good.
+
+        In this order, because whoever hears that we left, from us or from others, drops what
+        still comes from us.  Takes up to `patience_s` for each of the two.
+        """
+        with trio.move_on_after(patience_s):
+            await self.connections.drain()
         self._handle(Leave())
-        await self.connections.say_goodbye("left")
+        with trio.move_on_after(patience_s):
+            await self.connections.say_goodbye("left")
+
+    def close(self) -> None:
+        """Nothing comes or goes any more: whoever still waits is told."""
+        self._closed = True
+        self.connections.close("this node has closed")
+        self._wake_waiters()
 
     # -- the engine ---------------------------------------------------------------------------
 
@@ -248,8 +274,20 @@ class Peering:
         return self._engine.refutation, self._labels
 
     def admit(self, hello: Hello) -> Reject | None:
+        try:
+            # As it will travel: a record that others cannot read would cost us their connections.
+            decode(encode(Gossip((_member(hello),))))
+        except ConfigError as error:
+            raise RemoteProtocolError(f"a Hello that describes no member: {error}") from error
         if hello.role == Role.OBSERVER.value:
-            return None
+            if self.member(hello.node.name) is None:
+                return None
+            # It could answer for the node of that name, or take its connection away.
+            return Reject(
+                RejectReason.NAME_IN_USE,
+                f"a node of this cluster is called {hello.node.name!r}: an observer needs a name "
+                "of its own",
+            )
         match self._engine.admit(hello.node, trio.current_time()):
             case Admission.ADMITTED:
                 return None
@@ -267,10 +305,10 @@ class Peering:
                 )
 
     def rejected(self, reject: Reject, by: str) -> None:
-        if by == self._node.name:  # no shadow: that very node answered
-            self._fail(reject.detail)
         if reject.reason not in (RejectReason.NAME_IN_USE, RejectReason.STALE):
             return
+        if by == self._node.name:  # no shadow: that very node answered
+            self._fail(reject.detail)
         now = trio.current_time()
         if self._turned_away_since is None:
             self._turned_away_since = now
@@ -282,8 +320,7 @@ class Peering:
         if link.role is Role.OBSERVER:
             self._handle(ObserverConnected(link.node))
         else:
-            member = Member(hello.node, hello.addresses, hello.labels, refutation=hello.refutation)
-            self._handle(Connected(member))
+            self._handle(Connected(_member(hello)))
 
     def link_disconnected(self, link: Link) -> None:
         self._handle(Disconnected(link.node, goodbye=False))
@@ -304,6 +341,8 @@ class Peering:
 
     def events(self, link: Link, events: list[Event]) -> None:
         for event in events:
+            if link.state is LinkState.ENDED:
+                return  # by an event before this one: nothing of the peer's counts any more
             match event:
                 case Arrived():
                     self._listener.arrived(link, event)
@@ -319,3 +358,8 @@ class Peering:
         if link.role is Role.NODE:
             self._handle(Disconnected(link.node, goodbye=True))
         self.connections.end(link.node, reason)
+
+
+def _member(hello: Hello) -> Member:
+    """The record that a Hello stands for; raises `ConfigError` when it is too large."""
+    return Member(hello.node, hello.addresses, hello.labels, refutation=hello.refutation)

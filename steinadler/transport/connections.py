@@ -25,6 +25,7 @@ from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import DialError, Network, Role, SecureStream
 from steinadler.wire.frames import MAX_FRAME_BYTES, Frame, FrameType, split_frame
 from steinadler.wire.handshake import (
+    MAX_ADDRESSES,
     ConnectionRank,
     Hello,
     Reject,
@@ -50,7 +51,10 @@ class Delegate(Protocol):
         """This node's present refutation number and labels."""
 
     def admit(self, hello: Hello) -> Reject | None:
-        """May this life of this node connect?"""
+        """May this life of this node connect?
+
+        Raises `RemoteProtocolError` when what the Hello says cannot be.
+        """
 
     def link_connected(self, link: Link, hello: Hello) -> None:
         """A connection is up (again)."""
@@ -131,11 +135,17 @@ class Connections:
         listen: bool = True,
         task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept and dial until cancelled.  Started when the port is open."""
+        """Accept and dial until cancelled.  Started when the port is open.
+
+        Raises `ConfigError` for a port that cannot be had, or labels that no peer would accept.
+        """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             if listen:
-                self.addresses = await nursery.start(self._network.serve, host, port, self._accept)
+                found = await nursery.start(self._network.serve, host, port, self._accept)
+                self.addresses = found[:MAX_ADDRESSES]
+            # Here, or the first peer that comes would find out.
+            encode_hello(self._hello(self._new_link(self._node, Role.NODE, 0), 0))
             task_status.started(self.addresses)
             await trio.sleep_forever()
 
@@ -171,6 +181,7 @@ class Connections:
         peer = self._peers.get(node.name)
         if peer is not None and peer.link is not None and peer.link.node == node:
             self._end(peer, reason)
+            self._forget_unused(node.name)
 
     def propose(self, address: Address) -> None:
         """Dial `address` once, unless we are connected there or on the way."""
@@ -187,21 +198,42 @@ class Connections:
         self._dialling.add(address)
         self._nursery.start_soon(self._dial_proposed, address)
 
-    async def say_goodbye(self, reason: str) -> None:
-        """Accept nothing more, tell every peer that this node leaves, and send what is queued.
+    async def drain(self) -> None:
+        """Accept nothing more, and wait until every peer has what is queued for it.
 
-        The caller bounds it; cancellation leaves the rest unsaid.
+        The caller bounds it.
         """
         self._closing = True
         async with trio.open_nursery() as nursery:
             for link in self.links():
-                if link.connected:
-                    nursery.start_soon(link.say_goodbye, reason)
+                nursery.start_soon(link.drain)
+
+    async def say_goodbye(self, reason: str) -> None:
+        """Tell every peer that this node leaves.
+
+        The caller bounds it; cancellation leaves the rest unsaid.
+        """
+        async with trio.open_nursery() as nursery:
+            for link in self.links():
+                nursery.start_soon(link.say_goodbye, reason)
+
+    def close(self, reason: str) -> None:
+        """End every link, so that nobody waits for one any longer."""
+        self._closing = True
+        for peer in list(self._peers.values()):
+            self._end(peer, reason)
+        self._peers.clear()
 
     # -- links --------------------------------------------------------------------------------
 
     def _peer(self, name: str) -> _Peer:
         return self._peers.setdefault(name, _Peer())
+
+    def _forget_unused(self, name: str) -> None:
+        """Observers come and go under ever new names: only who is linked or dialled is kept."""
+        peer = self._peers.get(name)
+        if peer is not None and peer.link is None and peer.dialling is None:
+            del self._peers[name]
 
     @staticmethod
     def _is_connected_at(peer: _Peer, address: Address) -> bool:
@@ -256,14 +288,13 @@ class Connections:
             logger.warning("closed the connection to %s: protocol error: %s", link.node, error)
             if peer.link is link:
                 self._lose_session(peer, link, f"protocol error: {error}")
-            return
-        if peer.link is link and link.state is LinkState.WAITING:
-            if link.role is Role.NODE:
-                self._delegate.link_disconnected(link)
-            else:  # an observer that comes back comes back as another one
-                self._end(peer, "connection closed")
-                if peer.dialling is None and self._peers.get(link.node.name) is peer:
-                    del self._peers[link.node.name]
+        else:
+            if peer.link is link and link.state is LinkState.WAITING:
+                if link.role is Role.NODE:
+                    self._delegate.link_disconnected(link)
+                else:  # an observer that comes back comes back as another one
+                    self._end(peer, "connection closed")
+        self._forget_unused(link.node.name)
 
     def _lose_session(self, peer: _Peer, link: Link, reason: str) -> None:
         addresses, keep = peer.addresses, peer.keeper is not None
@@ -293,6 +324,8 @@ class Connections:
         )
 
     def _judge(self, hello: Hello, stream: SecureStream) -> Reject | None:
+        if self._closing:
+            return Reject(RejectReason.CLOSING, "this node is shutting down")
         return judge_hello(
             hello,
             cluster_id=stream.peer.cluster_id,
@@ -308,14 +341,19 @@ class Connections:
             if frame.type != FrameType.HELLO:
                 raise RemoteProtocolError(f"a frame of type {frame.type:#04x} before the Hello")
             hello = decode_hello(frame.payload)
+            reject = self._judge(hello, stream)
         except (RemoteProtocolError, trio.BrokenResourceError, trio.TooSlowError) as error:
             what = "no Hello in time" if isinstance(error, trio.TooSlowError) else str(error)
-            logger.debug("%s at %s: %s", stream.peer, stream.remote, what)
+            logger.warning("turned away %s at %s: %s", stream.peer, stream.remote, what)
             stream.close_nowait()
             return
+        except BaseException:
+            stream.close_nowait()
+            raise
         peer = self._peer(stream.peer.name)
-        reject = self._judge(hello, stream) or self._outranked(peer, hello)
+        reject = reject or self._outranked(peer, hello)
         if reject is not None:
+            self._forget_unused(stream.peer.name)
             await self._refuse(stream, reject)
             return
         if peer.dial_scope is not None:
@@ -339,8 +377,6 @@ class Connections:
 
     def _outranked(self, peer: _Peer, hello: Hello) -> Reject | None:
         """Another connection to the same life that is the one to keep."""
-        if self._closing:
-            return Reject(RejectReason.CLOSING, "this node is shutting down")
         rank = ConnectionRank(hello.session.connection_number, hello.node.name)
         link = peer.link
         rivals = [peer.dialling] if peer.dialling is not None else []
@@ -460,6 +496,7 @@ class Connections:
             self._complaints.pop(address, None)
         else:
             stream.close_nowait()
+            self._forget_unused(stream.peer.name)
         return outcome
 
     def _complain(self, address: Address, text: str) -> None:
@@ -492,7 +529,7 @@ class Connections:
                 frame, rest = await _first_frame(stream)
             finally:
                 peer.dialling = peer.dial_scope = None
-        if scope.cancelled_caught:
+        if scope.cancel_called:  # also when the answer is here already: another was let in
             return DialOutcome.FAILED
         if frame.type == FrameType.REJECT:
             self._turned_away(offered, name, address, decode_reject(frame.payload))
@@ -508,7 +545,11 @@ class Connections:
         if overtaken or self._closing:
             return DialOutcome.FAILED
         settled, last_received = self._settle(peer, hello, offered.token)
-        self._attach(peer, settled, stream, hello, last_received, dialler=self._node.name)
+        try:
+            self._attach(peer, settled, stream, hello, last_received, dialler=self._node.name)
+        except RemoteProtocolError as error:
+            self._lose_session(peer, settled, f"protocol error: {error}")
+            raise
         assert self._nursery is not None
         self._nursery.start_soon(self._carry, peer, settled, stream, rest)
         return DialOutcome.CONNECTED

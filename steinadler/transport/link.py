@@ -159,13 +159,16 @@ class Link:
         if failure is not None:
             raise failure
 
+    async def drain(self) -> None:
+        """Wait until everything queued has arrived, or the connection is gone."""
+        while self.connected and not self.session.drained:
+            await self._drained.park()
+
     async def say_goodbye(self, reason: str) -> None:
-        """Let everything queued arrive, then tell the peer that this node leaves for good.
+        """Tell the peer that this node leaves for good.
 
         Returns when the peer has heard it, or the connection is gone.  The caller bounds it.
         """
-        while self.connected and not self.session.drained:
-            await self._drained.park()
         if self.connected:
             self.session.goodbye(reason)
             changed = self.changed
@@ -239,7 +242,9 @@ class Link:
 
     async def _read(self, stream: SecureStream, data: bytes) -> None:
         session = self.session
-        while True:
+        # What an older connection still brings after another took its place, the peer sends again
+        # on that one.
+        while self._stream is stream:
             if data:
                 events = session.receive(data)
                 self._burst = len(events) > 1
