@@ -87,9 +87,12 @@ class EventHub:
 
     def __init__(self) -> None:
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        self._closed = False
 
     def open(self) -> EventStream:
         stream = EventStream()
+        if self._closed:
+            stream._end()
         self._streams.add(stream)
         return stream
 
@@ -98,5 +101,6 @@ class EventHub:
             stream._put(event)
 
     def close(self) -> None:
+        self._closed = True
         for stream in list(self._streams):
             stream._end()

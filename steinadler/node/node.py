@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
@@ -43,7 +43,7 @@ from steinadler.transport.link import Link
 from steinadler.transport.network import Network
 from steinadler.wire.channels import ToName
 from steinadler.wire.codec import DEFAULT_MESSAGE_TYPES, Codec, MessageTypes
-from steinadler.wire.session import Arrived
+from steinadler.wire.session import Arrived, SessionCounters
 
 logger = logging.getLogger("steinadler.node")
 
@@ -54,8 +54,8 @@ class Everyone(Enum):
     ALL = "all"
 
 
-# How long to wait, at closing, for peers to take what is queued and to hear the goodbye.
-GOODBYE_TIMEOUT_S = 1.0
+# How long to wait, at closing, for peers to take what is queued, and then to hear the goodbye.
+GOODBYE_PATIENCE_S = 1.0
 
 # Every member, this node included.
 ALL = Everyone.ALL
@@ -105,6 +105,7 @@ class Node:
         codec = Codec(message_types, config.wire.max_message_bytes)
         self._router = Router(id_, codec, self._processes, self._peering)
         self._watching = Watching(id_, self._processes, self._router)
+        self._past = SessionCounters()  # of sessions that are over
 
     def __repr__(self) -> str:
         return f"<Node {self.id.name}>"
@@ -300,17 +301,20 @@ class Node:
     def statistics(self) -> NodeStatistics:
         """Counters and levels, cheap enough to ask for at any time."""
         sessions = [link.session for link in self._peering.connections.links()]
+        counted = SessionCounters()
+        for counters in (self._past, *(session.counters for session in sessions)):
+            _add(counted, counters)
         return NodeStatistics(
             members=len(self._peering.members()),
             processes=len(self._processes),
             connections=sum(link.connected for link in self._peering.connections.links()),
-            bytes_sent=sum(s.counters.bytes_sent for s in sessions),
-            bytes_received=sum(s.counters.bytes_received for s in sessions),
-            messages_sent=sum(s.counters.items_sent for s in sessions),
-            messages_received=sum(s.counters.items_received for s in sessions),
+            bytes_sent=counted.bytes_sent,
+            bytes_received=counted.bytes_received,
+            messages_sent=counted.items_sent,
+            messages_received=counted.items_received,
             messages_dropped=self._router.counters.dropped,
             messages_queued=sum(s.queued_items for s in sessions),
-            bytes_retransmitted=sum(s.counters.bytes_retransmitted for s in sessions),
+            bytes_retransmitted=counted.bytes_retransmitted,
         )
 
     # -- what processes ask (`steinadler.process.Host`) ----------------------------------------
@@ -369,6 +373,7 @@ class Node:
         self._hub.publish(NodeDown(member, reason))
 
     def peer_lost(self, link: Link, reason: str) -> None:
+        _add(self._past, link.session.counters)
         self._router.peer_lost(link, reason)
         self._watching.peer_lost(link.node)
 
@@ -387,9 +392,10 @@ class Node:
         queued goes out, the others are told goodbye, and only then do connections close.
         """
         async with trio.open_nursery() as nursery:
-            self.addresses = await nursery.start(self._peering.run, host, port)
+            # Before the port opens: whoever connects may call them at once.
             await nursery.start(self._run_processes)
             builtin.start_all(self)
+            self.addresses = await nursery.start(self._peering.run, host, port)
             for source in sources(self):
                 nursery.start_soon(source.run, self._found)
             try:
@@ -414,6 +420,11 @@ class Node:
         if scope.cancelled_caught:
             stuck = ", ".join(repr(process) for process in self._processes.all())
             logger.warning("still running after the grace period: %s", stuck)
-        with trio.move_on_after(GOODBYE_TIMEOUT_S):
-            await self._peering.leave()
+        await self._peering.leave(GOODBYE_PATIENCE_S)
+        self._peering.close()
         self._hub.close()
+
+
+def _add(total: SessionCounters, more: SessionCounters) -> None:
+    for field in fields(SessionCounters):
+        setattr(total, field.name, getattr(total, field.name) + getattr(more, field.name))

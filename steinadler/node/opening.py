@@ -140,14 +140,21 @@ class _WhileAlone(Source):
             task_status.started()
 
 
-def alone(group: BaseExceptionGroup, stop_at: BaseException | None = None) -> BaseException:
-    """What nurseries put into groups of one, however many; a larger group stays one.
+def alone(group: BaseExceptionGroup, raised: BaseException | None = None) -> BaseException:
+    """What the node's nurseries put into groups of one, however many; a larger group stays one.
 
-    `stop_at` may be a group itself: it is not taken apart.
+    What the block `raised` comes out untouched, also when it is a group itself: cancel scopes
+    make groups anew, so it cannot be told by identity.
     """
+    if len(group.exceptions) == 1 and raised is not None and not _holds_cancelled(raised):
+        return raised
     error: BaseException = group
-    while error is not stop_at and isinstance(error, BaseExceptionGroup):
-        if len(error.exceptions) > 1:
-            break
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def _holds_cancelled(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(trio.Cancelled) is not None
+    return isinstance(error, trio.Cancelled)
