@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,6 @@ class Nodes:
 
 
 @pytest.fixture
-async def nodes(nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[Nodes]:
+async def nodes(nursery: trio.Nursery, tmp_path: Path) -> Nodes:
     """Nodes that are closed when the test ends."""
-    yield Nodes(nursery, tmp_path / "home")
+    return Nodes(nursery, tmp_path / "home")
