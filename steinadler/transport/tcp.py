@@ -112,7 +112,7 @@ class TcpNetwork(Network):
         handler: Callable[[SecureStream], Awaitable[None]],
     ) -> None:
         stream: TlsStream | None = None
-        refusal = f"no handshake within {self._handshake_timeout_s:g} s"
+        refusal, level = f"no handshake within {self._handshake_timeout_s:g} s", logging.WARNING
         try:
             with trio.move_on_after(self._handshake_timeout_s):
                 stream = await handshake(
@@ -121,14 +121,17 @@ class TcpNetwork(Network):
                     server_side=True,
                     cluster_id=self.identity.cluster_id,
                 )
-        except (SecurityError, trio.BrokenResourceError) as error:
+        except SecurityError as error:
             refusal = str(error)
+        except trio.BrokenResourceError as error:
+            # A peer may change its mind: it leaves, or another connection was faster.
+            refusal, level = str(error), logging.INFO
         finally:
             handshakes.release()
             if stream is None:
                 sock.close()
         if stream is None:
-            _log.warning("refused a connection from %s: %s", remote, refusal)
+            _log.log(level, "refused a connection from %s: %s", remote, refusal)
         else:
             await handler(stream)
 

@@ -52,7 +52,9 @@ def refusals() -> Iterator[Refusals]:
     handler = Refusals()
     logger = logging.getLogger("steinadler.transport")
     logger.addHandler(handler)
+    logger.setLevel(logging.INFO)  # a hang-up is no reason to warn
     yield handler
+    logger.setLevel(logging.NOTSET)
     logger.removeHandler(handler)
 
 
