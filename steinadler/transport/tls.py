@@ -11,8 +11,9 @@ The rules that follow:
 - `write_nowait` encrypts at once and in order, so ciphertext must leave in that order: what the
   socket does not take stays in the outgoing buffer, whoever pushes next pushes from there, and
   a cancelled `flush` loses nothing.
-- A read tries the socket first and waits only when it is empty.  When it did not have to wait
-  it still lets other tasks run once, so that no peer's flood can starve the rest of the node.
+- A read waits only when the socket is empty, and the last read already told when it is.  When
+  it did not have to wait it still lets other tasks run once, so that no peer's flood can starve
+  the rest of the node.
 - The end of the TCP stream is the end of the stream, with or without TLS's own closing alert:
   the frames above tell a truncated stream from a finished one.
 - In TLS 1.3 the dialling side finishes its handshake before the other has judged its
@@ -108,6 +109,8 @@ class TlsStream(SecureStream):
         self._ciphertext = ciphertext
         self._tls = tls
         self._state = _State.OPEN
+        # The last read took all that the socket had: asking it again now would be in vain.
+        self._emptied = False
         # The first thing that went wrong, in either direction.
         self._failure: OSError | None = None
 
@@ -134,7 +137,9 @@ class TlsStream(SecureStream):
 
     async def receive_some(self) -> bytes:
         await trio.lowlevel.checkpoint_if_cancelled()
-        waited = False
+        waited = self._emptied and self._state is _State.OPEN
+        if waited:
+            await trio.lowlevel.wait_readable(self._ciphertext.sock)
         while (data := self._receive_nowait()) is None:
             await trio.lowlevel.wait_readable(self._ciphertext.sock)
             waited = True
@@ -188,6 +193,7 @@ class TlsStream(SecureStream):
         except OSError as error:
             self._state = _State.BROKEN
             raise self._failed(error) from error
+        self._emptied = arrived is None or 0 < len(arrived) < _RECEIVE_BYTES
         if arrived is None:
             return None
         if arrived:
