@@ -1,0 +1,468 @@
+"""`SimulatedCluster`: nodes on simulated hosts, and everything that can befall them."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+
+import trio
+import trio.testing
+
+from steinadler.config import Config
+from steinadler.discovery import Candidate, Source
+from steinadler.discovery.source import Found
+from steinadler.errors import ConfigError
+from steinadler.identity import Address, NodeId, check_node_name
+from steinadler.node import Node
+from steinadler.node.opening import alone
+from steinadler.security.peer import PeerIdentity, Role
+from steinadler.testing import faults
+from steinadler.testing.fabric import FIRST_PORT, Fabric, Host
+from steinadler.testing.faults import Fault, Hold, Refuse, Rule
+from steinadler.testing.freezing import Freezer
+from steinadler.testing.network import SimulatedNetwork
+from steinadler.testing.order import seeded_scheduler
+from steinadler.testing.trace import Trace
+
+# Who is out there is told again this often, as seeds and mDNS do.
+ANNOUNCE_INTERVAL_S = (2.25, 3.75)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How to start a node, and to start it again."""
+
+    name: str
+    host: str
+    labels: Mapping[str, str]
+    config: Config
+    cluster: str
+    role: Role
+
+
+class _Life:
+    """One life of a node, in a task of its own."""
+
+    def __init__(self, plan: _Plan, host: Host) -> None:
+        self.plan = plan
+        self.host = host
+        self.scope = trio.CancelScope()
+        self.stop = trio.Event()
+        self.ended = trio.Event()
+        self.task: trio.lowlevel.Task | None = None
+        self.node: Node | None = None
+
+
+class SimulatedCluster:
+    """A cluster in one Trio task tree, on a simulated network, in virtual time.
+
+        async with SimulatedCluster(seed=7, latency_s=(0.0005, 0.005)) as cluster:
+            alice, bob = await cluster.start("alice", "bob")
+
+    `seed` decides every latency, every fault that is drawn, the nodes' own randomness and the
+    order in which Trio runs tasks.  `latency_s` is the least and the most time that a packet
+    takes one way; `config` is what nodes get that are started without their own.
+
+    The nodes find each other as if by multicast: each is told of every host, when it comes up
+    and every few seconds.  Hosts are known by name; a host is called as its node unless `start`
+    says otherwise.
+
+    Leaving the block stops all nodes, each with its goodbye; when it is left by an exception,
+    they are crashed.  What a node raises of itself (`NameConflict`), and what the block raises,
+    comes out as it is.
+
+    **One seed, one run.**  The same seed gives the same trace, in any process and whatever
+    `PYTHONHASHSEED` is, as long as the test itself does the same in the same order.  What breaks
+    that: the real clock; randomness without a seed; threads, sockets and files; asking for what
+    differs between processes (`$info` tells its process id; the order of a set of strings); and
+    cancelling several calls in one stroke, since Trio cancels the tasks of a scope in no
+    particular order.  Other versions of Python, Trio or this library may play a seed differently.
+
+    Raises `ConfigError` on entry unless time is virtual and jumps: use pytest-trio's
+    `autojump_clock`, or `trio.run(..., clock=trio.testing.MockClock(autojump_threshold=0))`.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        latency_s: tuple[float, float] = (0.0002, 0.001),
+        config: Config | None = None,
+    ) -> None:
+        self.seed = seed
+        self.fabric = Fabric(seed, latency_s=latency_s)
+        self._config = config or Config()
+        self._lives: dict[str, _Life] = {}
+        self._incarnations: dict[str, int] = {}
+        self._freezer = Freezer()
+        self._nursery: trio.Nursery | None = None
+        self._host_came = trio.Event()
+        self._due = trio.Event()
+        self._run: AbstractAsyncContextManager[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<SimulatedCluster seed={self.seed} of {', '.join(self._lives) or 'nobody'}>"
+
+    @property
+    def trace(self) -> Trace:
+        """What happened so far."""
+        return self.fabric.trace
+
+    # -- nodes --------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        *names: str,
+        host: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        config: Config | None = None,
+        cluster: str = "default",
+        observer: bool = False,
+    ) -> tuple[Node, ...]:
+        """Start nodes, and return them once they are open; `agreed` waits for them to meet.
+
+        `host`: where, for a single node that is not to be on a host of its own name (a second
+        one of a name, say).  `cluster`: whose certificate they have; nodes of two clusters share
+        the network and nothing else.  `labels`, `config`, `observer`: as for `open_node`.
+
+        Raises `ConfigError` when a host is up already, or a name cannot be one.
+        """
+        if host is not None and len(names) != 1:
+            raise ConfigError("one host runs one node: start the others without `host`")
+        role = Role.OBSERVER if observer else Role.NODE
+        nodes = []
+        for name in names:
+            plan = _Plan(
+                check_node_name(name),
+                host or name,
+                labels or {},
+                config or self._config,
+                cluster,
+                role,
+            )
+            nodes.append(await self._start(plan))
+        return tuple(nodes)
+
+    async def restart(self, host: str) -> Node:
+        """Start the node that was on `host` again: a new life of the same name and settings.
+
+        Raises `ConfigError` when the host is up, or never was.
+        """
+        life = self._life(host)
+        if life.host.up:
+            raise ConfigError(f"the host {host!r} is up: crash or stop it first")
+        return await self._start(life.plan)
+
+    async def stop(self, host: str) -> None:
+        """Let the node close and say goodbye, and wait until it has."""
+        life = self._life(host)
+        self._record("stop", host)
+        self._resume(life)
+        life.stop.set()
+        await life.ended.wait()
+
+    def crash(self, host: str) -> None:
+        """Kill the node: its connections are reset, its port refuses, nobody hears a goodbye.
+
+        Its host goes on answering, as a machine does whose process was killed.  The tasks of the
+        node are cancelled; what they do while they end reaches nobody.
+        """
+        life = self._life(host)
+        self._record("crash", host)
+        self.fabric.kill(life.host, trio.current_time())
+        self._freezer_thaw(life)
+        life.scope.cancel()
+
+    def pause(self, host: str) -> None:
+        """Stop the node where it is, as SIGSTOP does.
+
+        Its tasks, and those of its processes, run no further; its timers run out and nobody
+        looks.  Its kernel goes on: what was handed over arrives, connections stay open, and what
+        others send waits in buffers that fill.  A dial to it gets no answer.
+
+        Not stopped are the test's own tasks, and what they do with the node is carried out here
+        and now; only what it sends waits for `resume`.
+        """
+        life = self._life(host)
+        self._record("pause", host)
+        self.fabric.pause(life.host)
+        assert life.task is not None
+        self._freezer.freeze(life.task)
+
+    def resume(self, host: str) -> None:
+        """Let a paused node go on; it finds out how late it is."""
+        self._record("resume", host)
+        self._resume(self._life(host))
+
+    @contextmanager
+    def paused(self, host: str) -> Iterator[None]:
+        """`pause` for the length of the block."""
+        self.pause(host)
+        try:
+            yield
+        finally:
+            self.resume(host)
+
+    def node(self, host: str) -> Node:
+        """The latest node of a host, running or not."""
+        node = self._life(host).node
+        assert node is not None
+        return node
+
+    def running(self) -> tuple[Node, ...]:
+        """The nodes that are up, paused ones included, in the order they started."""
+        return tuple(
+            life.node for life in self._lives.values() if life.host.up and life.node is not None
+        )
+
+    async def agreed(self) -> None:
+        """Wait until every node that is up, and not paused, counts exactly those of its cluster
+        that are up as members, in the lives they are in.
+
+        Bound it with `trio.fail_after`.
+        """
+        await trio.lowlevel.checkpoint()
+        while (life := self._disagreeing()) is not None:
+            assert life.node is not None
+            events = life.node.events()
+            async for _ in events:
+                break
+
+    def _disagreeing(self) -> _Life | None:
+        return next((life for life in self._lives.values() if not self._agrees(life)), None)
+
+    def _agrees(self, life: _Life) -> bool:
+        if not life.host.up or life.host.paused or life.node is None:
+            return True
+        expected = {
+            other.node.id
+            for other in self._lives.values()
+            if other.node is not None
+            and other.host.up
+            and other.plan.cluster == life.plan.cluster
+            and other.plan.role is Role.NODE
+        }
+        return {member.node for member in life.node.members()} == expected
+
+    # -- faults -------------------------------------------------------------------------------
+
+    @contextmanager
+    def rule(self, rule: Rule) -> Iterator[None]:
+        """Ask `rule` about every packet for the length of the block: see `Rule`."""
+        self._record("fault", "")
+        with self.fabric.rule(rule, trio.current_time):
+            yield
+        self._record("healed", "")
+
+    @contextmanager
+    def partition(
+        self, one: Collection[str], other: Collection[str], *, one_way: bool = False
+    ) -> Iterator[None]:
+        """Let nothing through between two sets of hosts; or, `one_way`, from `one` to `other`.
+
+        Nobody is told: bytes stall, and dials time out.  Afterwards TCP sends again what was
+        held, sooner or later: see `steinadler.testing.fabric`.
+        """
+        with self._between(one, other, Hold(), one_way=one_way):
+            yield
+
+    @contextmanager
+    def refusing(
+        self, one: Collection[str], other: Collection[str], *, one_way: bool = False
+    ) -> Iterator[None]:
+        """Refuse new connections between two sets of hosts; those that stand go on."""
+        with self._between(one, other, Refuse(), one_way=one_way):
+            yield
+
+    @contextmanager
+    def _between(
+        self, one: Collection[str], other: Collection[str], fault: Fault, *, one_way: bool
+    ) -> Iterator[None]:
+        for name in (*one, *other):
+            self._life(name)  # a misspelt host would be a fault that never happens
+        rule = faults.between(one, other, fault)
+        if not one_way:
+            rule = faults.both_ways(rule, faults.between(other, one, fault))
+        with self.rule(rule):
+            yield
+
+    @contextmanager
+    def lossy(self, probability: float) -> Iterator[None]:
+        """Lose each packet with that probability; TCP sends it again after 0.2 s and more."""
+        with self.rule(faults.lossy(probability, self.fabric.draws)):
+            yield
+
+    @contextmanager
+    def resetting(self, probability: float) -> Iterator[None]:
+        """Let each packet break its connection with that probability."""
+        with self.rule(faults.resetting(probability, self.fabric.draws)):
+            yield
+
+    @contextmanager
+    def slow(self, low_s: float, high_s: float) -> Iterator[None]:
+        """Let each packet take so much longer."""
+        with self.rule(faults.slow(low_s, high_s, self.fabric.draws)):
+            yield
+
+    def cut(self, one: str, other: str) -> int:
+        """Reset the connections that stand between two hosts, and lose what is in flight there.
+
+        New ones can be made at once.  Returns how many there were.
+        """
+        self._life(one)
+        self._record("cut", one, other)
+        return self.fabric.cut(one, self._life(other).host.name)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> SimulatedCluster:
+        clock = trio.lowlevel.current_clock()
+        if not (
+            isinstance(clock, trio.testing.MockClock)
+            and clock.rate == 0
+            and clock.autojump_threshold == 0
+        ):
+            raise ConfigError(
+                "a simulation needs virtual time that jumps: use pytest-trio's `autojump_clock`, "
+                "or trio.run(..., clock=trio.testing.MockClock(autojump_threshold=0))"
+            )
+        self._run = self._open()
+        await self._run.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        type_: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        assert self._run is not None
+        try:
+            return await self._run.__aexit__(type_, error, traceback)
+        except BaseExceptionGroup as group:
+            lone = alone(group, error)
+            if lone is group:
+                raise
+            raise lone from lone.__cause__
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[None]:
+        with seeded_scheduler(self.seed):
+            async with trio.open_nursery() as network:
+                self.fabric.on_due = self._something_is_due
+                network.start_soon(self._deliver)
+                async with trio.open_nursery() as self._nursery:
+                    try:
+                        yield
+                    except BaseException:
+                        for life in self._alive():
+                            self.crash(life.plan.host)
+                        raise
+                    for life in self._alive():
+                        self._resume(life)
+                        life.stop.set()
+                network.cancel_scope.cancel()
+
+    def _alive(self) -> list[_Life]:
+        return [life for life in self._lives.values() if life.host.up]
+
+    def _something_is_due(self) -> None:
+        self._due.set()
+
+    async def _deliver(self) -> None:
+        while True:
+            self._due = trio.Event()
+            with trio.move_on_at(self.fabric.next_due()):
+                await self._due.wait()
+            self.fabric.advance(trio.current_time())
+
+    def _life(self, host: str) -> _Life:
+        try:
+            return self._lives[host]
+        except KeyError:
+            known = ", ".join(self._lives) or "none"
+            raise ConfigError(f"no host is called {host!r}; there are: {known}") from None
+
+    def _record(self, event: str, source: str, target: str = "") -> None:
+        self.trace.record(trio.current_time(), event, source, target)
+
+    def _resume(self, life: _Life) -> None:
+        if life.host.paused:
+            self.fabric.resume(life.host, trio.current_time())
+        self._freezer_thaw(life)
+
+    def _freezer_thaw(self, life: _Life) -> None:
+        if life.task is not None:
+            self._freezer.thaw(life.task)
+
+    async def _start(self, plan: _Plan) -> Node:
+        if self._nursery is None:
+            raise ConfigError("a simulated cluster runs only inside of its block")
+        cluster_id = hashlib.blake2b(plan.cluster.encode(), digest_size=16).hexdigest()
+        host = self.fabric.add_host(plan.host, PeerIdentity(cluster_id, plan.role, plan.name))
+        # The later life stands last, as it started last.
+        self._lives.pop(plan.host, None)
+        life = self._lives[plan.host] = _Life(plan, host)
+        self._record("start", plan.host)
+        node: Node = await self._nursery.start(self._live, life)
+        self._host_came.set()
+        self._host_came = trio.Event()
+        return node
+
+    async def _live(self, life: _Life, *, task_status: trio.TaskStatus[Node]) -> None:
+        plan = life.plan
+        incarnation = self._incarnations.get(plan.name, 0) + 1
+        self._incarnations[plan.name] = incarnation
+        life.task = trio.lowlevel.current_task()
+        node = Node(
+            SimulatedNetwork(self.fabric, life.host),
+            NodeId(plan.name, incarnation),
+            labels=plan.labels,
+            config=plan.config,
+            rng=random.Random(f"{self.seed}/{plan.host}/{incarnation}"),
+        )
+        try:
+            with life.scope:
+                async with node.run(None, FIRST_PORT, lambda _: [_Hosts(self, life.host.name)]):
+                    life.node = node
+                    task_status.started(node)
+                    await life.stop.wait()
+        except BaseException as error:
+            error.add_note(f"in the simulated node {plan.name!r} on host {plan.host!r}")
+            raise
+        finally:
+            life.host.up = False
+            life.ended.set()
+
+    async def next_host(self) -> None:
+        """Wait until another host came up."""
+        await self._host_came.wait()
+
+
+class _Hosts(Source):
+    """Proposes every host of the simulation but its own, whatever cluster it is of (S3)."""
+
+    def __init__(self, cluster: SimulatedCluster, host: str) -> None:
+        self._cluster = cluster
+        self._host = host
+        self._rounds = 0
+
+    async def run(
+        self, found: Found, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        task_status.started()
+        fabric = self._cluster.fabric
+        while True:
+            for name in fabric.hosts:
+                if name != self._host:
+                    found(Candidate(Address(name, FIRST_PORT), "simulation"))
+            self._rounds += 1
+            interval = fabric.draws.uniform(
+                *ANNOUNCE_INTERVAL_S, self._host, "announce", self._rounds
+            )
+            with trio.move_on_after(interval):
+                await self._cluster.next_host()
