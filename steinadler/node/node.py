@@ -37,7 +37,6 @@ from steinadler.node.router import Router
 from steinadler.node.watching import Monitor, Watching
 from steinadler.process import DEFAULT_EXPORTS, Exports, Process
 from steinadler.process.exports import ProcessFunction
-from steinadler.process.mailbox import Item
 from steinadler.process.table import Processes, WhenDone
 from steinadler.transport.link import Link
 from steinadler.transport.network import Network
@@ -104,6 +103,7 @@ class Node:
         self._processes = Processes(id_, config.mailbox_bytes)
         codec = Codec(message_types, config.wire.max_message_bytes)
         self._router = Router(id_, codec, self._processes, self._peering)
+        self.open_item = self._router.open_item  # no step more than needed, for every message
         self._watching = Watching(id_, self._processes, self._router)
         self._past = SessionCounters()  # of sessions that are over
 
@@ -319,9 +319,6 @@ class Node:
 
     # -- what processes ask (`steinadler.process.Host`) ----------------------------------------
 
-    def open_item(self, process: Process, item: Item) -> Any:
-        return self._router.open_item(process, item)
-
     def monitor_for(self, process: Process, destination: Destination) -> int:
         return self._watching.monitor_for(process, destination)
 
@@ -391,19 +388,23 @@ class Node:
         Closing runs the other way: processes are ended and given `shutdown_grace_s`, what is
         queued goes out, the others are told goodbye, and only then do connections close.
         """
-        async with trio.open_nursery() as nursery:
-            # Before the port opens: whoever connects may call them at once.
-            await nursery.start(self._run_processes)
-            builtin.start_all(self)
-            self.addresses = await nursery.start(self._peering.run, host, port)
-            for source in sources(self):
-                nursery.start_soon(source.run, self._found)
+        shelter = trio.CancelScope(shield=True)
+        async with trio.open_nursery() as outer:
             try:
-                yield self
+                nursery = await outer.start(_sheltered, shelter)
+                # Before the port opens: whoever connects may call them at once.
+                await nursery.start(self._run_processes)
+                builtin.start_all(self)
+                self.addresses = await nursery.start(self._peering.run, host, port)
+                for source in sources(self):
+                    nursery.start_soon(source.run, self._found)
+                try:
+                    yield self
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await self._close()
             finally:
-                with trio.CancelScope(shield=True):
-                    await self._close()
-                nursery.cancel_scope.cancel()
+                shelter.cancel()
 
     def _found(self, candidate: Candidate) -> None:
         self._peering.connections.propose(candidate.address)
@@ -423,6 +424,16 @@ class Node:
         await self._peering.leave(GOODBYE_PATIENCE_S)
         self._peering.close()
         self._hub.close()
+
+
+async def _sheltered(
+    shelter: trio.CancelScope, *, task_status: trio.TaskStatus[trio.Nursery]
+) -> None:
+    """A nursery that no cancellation from outside reaches: goodbyes need the connections."""
+    with shelter:
+        async with trio.open_nursery() as nursery:
+            task_status.started(nursery)
+            await trio.sleep_forever()
 
 
 def _add(total: SessionCounters, more: SessionCounters) -> None:

@@ -44,10 +44,6 @@ class LocalOutlet:
         self.node = node
         self.target = target
 
-    @property
-    def usable(self) -> bool:
-        return True
-
     def offer_message(self, body: bytes) -> bool:
         """Deliver a message, or return False when there is no credit for it."""
         process = self._processes.find(self.target)
@@ -86,47 +82,37 @@ class LocalOutlet:
 class PeerOutlet:
     """The way to a process, or a name, of another node: a channel of its link's session."""
 
-    __slots__ = ("_channel", "_link", "_session", "node", "target")
+    __slots__ = ("_channel", "_session", "link", "node", "target")
 
     def __init__(self, link: Link, target: Target) -> None:
-        self._link = link
+        self.link = link
         self._session = link.session
         self._channel = link.session.channel(target)
         self.node = link.node
         self.target = target
-
-    @property
-    def usable(self) -> bool:
-        """False once the session is over."""
-        return self._link.state is not LinkState.ENDED
 
     def offer_message(self, body: bytes) -> bool:
         """Queue a message, or return False when there is no credit for it.
 
         Raises `MessageTooLarge` when the peer does not take messages of that size.
         """
-        self._check_size(body)
-        return self._offer(FrameType.MESSAGES, body)
+        return self._offer(FrameType.MESSAGES, body, len(body))
 
     def offer_call(self, call: int, body: bytes) -> bool:
         """As `offer_message`, for a call."""
-        self._check_size(body)
-        return self._offer(FrameType.CALLS, CALL_ID.pack(call) + body)
+        return self._offer(FrameType.CALLS, CALL_ID.pack(call) + body, len(body))
 
-    def _check_size(self, body: bytes) -> None:
-        limit = self._session.max_message_bytes
-        if len(body) > limit:
-            raise MessageTooLarge(len(body), limit)
-
-    def _offer(self, type_: FrameType, body: bytes) -> bool:
+    def _offer(self, type_: FrameType, body: bytes, message_bytes: int) -> bool:
         session = self._session
+        if message_bytes > session.max_message_bytes:
+            raise MessageTooLarge(message_bytes, session.max_message_bytes)
         channel = self._channel
         if channel.closed:  # it was idle for long
             channel = self._channel = session.channel(self.target)
         if not channel.take_credit(len(body)):
             return False
         session.enqueue(channel, type_, body)
-        link = self._link
+        link = self.link
         if link.writer_waits:
             link.flush()
         return True
@@ -136,14 +122,14 @@ class PeerOutlet:
 
         Cancellation takes nothing.
         """
-        await self._link.wait_for_credit(self.target)
-        if not self.usable:
-            raise NodeDown(self.node.name, self._link.end_reason)
+        await self.link.wait_for_credit(self.target)
+        if self.link.state is LinkState.ENDED:
+            raise NodeDown(self.node.name, self.link.end_reason)
 
     def pass_on(self) -> None:
         """Somebody who waited got credit; when some is left, the next one may have it."""
         if self._channel.credit > 0:
-            self._link.wake_for_credit(self.target)
+            self.link.wake_for_credit(self.target)
 
 
 class ChannelSource:

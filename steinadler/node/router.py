@@ -140,7 +140,7 @@ class Router:
     def outlet(self, destination: Destination) -> Outlet:
         """The way to a destination.  Raises `NodeDown`, `ConfigError`."""
         outlet = self._outlets.get(destination)
-        if outlet is None or not outlet.usable:
+        if outlet is None:
             outlet = self._find_outlet(self.resolve(destination))
             if len(self._outlets) >= _MAX_OUTLETS:
                 self._outlets.clear()
@@ -172,9 +172,7 @@ class Router:
             self._until_checkpoint = CHECKPOINT_EVERY
             await trio.lowlevel.checkpoint()
         body = self._codec.encode(message)
-        outlet = self._outlets.get(destination)
-        if outlet is None or not outlet.usable:
-            outlet = self.outlet(destination)
+        outlet = self._outlets.get(destination) or self.outlet(destination)
         if not outlet.offer_message(body):
             await _offer_in_turn(outlet, lambda: outlet.offer_message(body))
 
@@ -375,8 +373,12 @@ class Router:
     def peer_lost(self, link: Link, reason: str) -> None:
         """End every call to and from a peer (M4)."""
         self.counters.dropped += link.session.queued_items
-        # They hold on to the session and to all that it has buffered.
-        self._outlets = {d: outlet for d, outlet in self._outlets.items() if outlet.usable}
+        # Outlets hold on to the session and to all that it has buffered.
+        self._outlets = {
+            destination: outlet
+            for destination, outlet in self._outlets.items()
+            if isinstance(outlet, LocalOutlet) or outlet.link is not link
+        }
         for waiter in self.pending.node_down(link.node):
             waiter.resolve(NodeDown(link.node.name, reason))
         for _, _, debt in self.owed.node_down(link.node):
