@@ -29,7 +29,7 @@ RUN_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 10.0
 
 
-class RunFailed(Exception):
+class RunFailed(RuntimeError):
     """A side did not do what it should; the text has the last line of its complaint."""
 
 
@@ -47,7 +47,12 @@ def run_once(side: Description, workload: Workload) -> Figures:
 def _environment(folder: Path) -> dict[str, str]:
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return os.environ | {"PYTHONPATH": path, "STEINADLER_HOME": str(folder / "home")}
+    # HOME too: a peer that keeps something in the user's home (Ray: a token) leaves it here.
+    return os.environ | {
+        "PYTHONPATH": path,
+        "STEINADLER_HOME": str(folder / "home"),
+        "HOME": str(folder),
+    }
 
 
 @contextlib.contextmanager
@@ -125,5 +130,6 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def _last_line(text: bytes) -> str:
-    lines = text.decode(errors="replace").strip().splitlines()
+    """The last line that names something: tracebacks may end in details or a bracket."""
+    lines = [line for line in text.decode(errors="replace").splitlines() if line[:1].isalpha()]
     return lines[-1][:300] if lines else "it said nothing"

@@ -12,8 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import aiomas
+import msgpack
 
 from benchmarks.measuring import Counter, Job, Ready, announce, main, wait_for_end
+
+
+class MsgPack(aiomas.MsgPack):  # type: ignore[misc]
+    """aiomas's codec, without the `encoding` argument that msgpack 1.0 did away with."""
+
+    def decode(self, data: bytes) -> Any:
+        return msgpack.unpackb(data, object_hook=self.deserialize_obj, use_list=False)
 
 
 class Bench:
@@ -42,7 +50,7 @@ class Bench:
 
 
 async def serve(folder: Path) -> None:
-    server = await aiomas.rpc.start_server(("127.0.0.1", 0), Bench(), codec=aiomas.MsgPack)
+    server = await aiomas.rpc.start_server(("127.0.0.1", 0), Bench(), codec=MsgPack)
     announce(port=server.sockets[0].getsockname()[1])
     await asyncio.to_thread(wait_for_end)
     server.close()
@@ -74,7 +82,7 @@ class Client:
 @asynccontextmanager
 async def connect(ready: Ready) -> AsyncIterator[Client]:
     connection = await aiomas.rpc.open_connection(
-        ("127.0.0.1", ready["port"]), codec=aiomas.MsgPack
+        ("127.0.0.1", ready["port"]), codec=MsgPack
     )
     try:
         yield Client(connection, ready["pid"])

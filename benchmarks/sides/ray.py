@@ -1,6 +1,8 @@
 """Ray's side: an actor, called by a driver of its own; Ray's cluster is started with the server.
 
 The actor's process is the receiver.  A message is a call whose result nobody asks for.
+Ray listens on the machine's own address even when told otherwise, so its tokens are left on;
+where that address must not be used, run the comparison in a network namespace with only `lo`.
 """
 
 from __future__ import annotations
@@ -12,11 +14,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import ray
+os.environ["RAY_AUTH_MODE"] = "token"  # before the import, which reads it
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from benchmarks.measuring import Counter, Job, Ready, announce, main, wait_for_end
+import ray  # noqa: E402
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+from benchmarks.measuring import (  # noqa: E402
+    Counter,
+    Job,
+    Ready,
+    announce,
+    main,
+    wait_for_end,
+)
+
 NAMESPACE = "benchmark"
 
 
@@ -50,6 +61,7 @@ async def serve(folder: Path) -> None:
         log_to_driver=False,
         logging_level="ERROR",
         _node_ip_address="127.0.0.1",
+        _temp_dir=str(folder / "ray"),
     )
     try:
         actor = ray.remote(Bench).options(name="bench").remote()

@@ -84,7 +84,8 @@ class Client:
         await in_threads(*jobs)
 
     def close(self) -> None:
-        self._local.connection.close()
+        if (connection := getattr(self._local, "connection", None)) is not None:
+            connection.close()
 
 
 class _Methods:
