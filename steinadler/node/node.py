@@ -391,7 +391,10 @@ class Node:
         shelter = trio.CancelScope(shield=True)
         async with trio.open_nursery() as outer:
             try:
-                nursery = await outer.start(_sheltered, shelter)
+                # Not `start`, which waits for its task to end when it is cancelled itself.
+                send, receive = trio.open_memory_channel[trio.Nursery](1)
+                outer.start_soon(_sheltered, shelter, send)
+                nursery = await receive.receive()
                 # Before the port opens: whoever connects may call them at once.
                 await nursery.start(self._run_processes)
                 builtin.start_all(self)
@@ -426,13 +429,11 @@ class Node:
         self._hub.close()
 
 
-async def _sheltered(
-    shelter: trio.CancelScope, *, task_status: trio.TaskStatus[trio.Nursery]
-) -> None:
-    """A nursery that no cancellation from outside reaches: goodbyes need the connections."""
+async def _sheltered(shelter: trio.CancelScope, send: trio.MemorySendChannel[trio.Nursery]) -> None:
+    """Hand out a nursery that no cancellation from outside reaches: goodbyes need connections."""
     with shelter:
         async with trio.open_nursery() as nursery:
-            task_status.started(nursery)
+            send.send_nowait(nursery)
             await trio.sleep_forever()
 
 
