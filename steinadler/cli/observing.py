@@ -114,10 +114,6 @@ class Observer:
         """What to say when `who` did not answer in time."""
         return f"no answer from {who} within {self._timeout}"
 
-    def untaken(self, who: str) -> str:
-        """What to say when `who` did not take a message in time."""
-        return f"{who} did not take the message within {self._timeout}: its mailbox is full"
-
     def _unknown(self, name: str) -> str:
         members = ", ".join(member.node.name for member in self.node.members())
         cluster = self._where.cluster or DEFAULT_CLUSTER
@@ -271,7 +267,7 @@ def send(
     async def deliver() -> None:
         async with observing(where, timeout_s) as observer:
             process = await observer.find_one(destination)
-            with failing_at(observer.deadline, lambda: observer.untaken(str(destination))):
+            with failing_at(observer.deadline, lambda: observer.unanswered(str(destination))):
                 await observer.node.send(process, message)
         if as_json:
             print_json(_place(destination, process))
