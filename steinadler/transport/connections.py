@@ -89,7 +89,15 @@ class DialOutcome(Enum):
 class _Peer:
     """What is known of one peer name: its link, its dial, its addresses."""
 
-    __slots__ = ("addresses", "dial_scope", "dialling", "good_address", "keeper", "link")
+    __slots__ = (
+        "addresses",
+        "dial_scope",
+        "dialling",
+        "found_at",
+        "good_address",
+        "keeper",
+        "link",
+    )
 
     def __init__(self) -> None:
         self.link: Link | None = None
@@ -99,6 +107,8 @@ class _Peer:
         self.addresses: tuple[Address, ...] = ()
         # Where the peer was seen to be: only a refusal from there says something about it.
         self.good_address: Address | None = None
+        # Where else the present link's peer was found, so that it is not dialled there for ever.
+        self.found_at: set[Address] = set()
 
 
 class Connections:
@@ -238,7 +248,9 @@ class Connections:
     @staticmethod
     def _is_connected_at(peer: _Peer, address: Address) -> bool:
         connected = peer.link is not None and peer.link.connected
-        return connected and (address in peer.addresses or address == peer.good_address)
+        return connected and (
+            address in peer.addresses or address == peer.good_address or address in peer.found_at
+        )
 
     def _new_token(self) -> int:
         return self._rng.getrandbits(63) + 1  # never 0, which means "none"
@@ -250,6 +262,7 @@ class Connections:
         link = peer.link
         if link is not None:
             peer.link = None
+            peer.found_at.clear()
             if peer.keeper is not None:
                 peer.keeper.cancel()
                 peer.keeper = None
@@ -342,7 +355,12 @@ class Connections:
                 raise RemoteProtocolError(f"a frame of type {frame.type:#04x} before the Hello")
             hello = decode_hello(frame.payload)
             reject = self._judge(hello, stream)
-        except (RemoteProtocolError, trio.BrokenResourceError, trio.TooSlowError) as error:
+        except trio.BrokenResourceError as error:
+            # A dialler that found a faster way to us; no more than that.
+            logger.debug("%s at %s went away: %s", stream.peer, stream.remote, error)
+            stream.close_nowait()
+            return
+        except (RemoteProtocolError, trio.TooSlowError) as error:
             what = "no Hello in time" if isinstance(error, trio.TooSlowError) else str(error)
             logger.warning("turned away %s at %s: %s", stream.peer, stream.remote, what)
             stream.close_nowait()
@@ -515,7 +533,11 @@ class Connections:
             self._complain(address, f"{stream.peer} listens there now")
             return DialOutcome.REFUSED
         peer = self._peer(name)
-        if peer.dialling is not None or (peer.link is not None and peer.link.connected):
+        if peer.link is not None and peer.link.connected:
+            if len(peer.found_at) < MAX_ADDRESSES:
+                peer.found_at.add(address)
+            return DialOutcome.FAILED
+        if peer.dialling is not None:
             return DialOutcome.FAILED  # somebody else in here is faster
         link = peer.link
         # Before anything is agreed a link of no node in particular stands for the new session.
@@ -576,7 +598,7 @@ async def _first_frame(stream: SecureStream) -> tuple[Frame, bytes]:
             return split
         more = await stream.receive_some()
         if not more:
-            raise RemoteProtocolError("the connection closed before the Hello was complete")
+            raise trio.BrokenResourceError("the connection closed before the Hello was complete")
         data += more
         if len(data) > 2 * MAX_FRAME_BYTES and split_frame(data) is None:
             raise RemoteProtocolError("no frame in all that data")
