@@ -95,7 +95,11 @@ def run(names: tuple[str, ...], factor: float, json_file: Path | None) -> None:
 @click.option("--pairs", type=click.IntRange(min=1), default=LEAST_PAIRS, show_default=True)
 @time_option
 @json_option
-@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write table.")
+@click.option(
+    "--markdown",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the table: into its place in a document such as docs/performance.md, or alone.",
+)
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write an SVG.")
 def compare(
     peer: str,
@@ -126,7 +130,8 @@ def compare(
         console.print(f"{peer} cannot do {name}: {why}")
     _write(json_file, result.as_json())
     if markdown is not None:
-        _write_text(markdown, reporting.markdown(result))
+        before = markdown.read_text() if markdown.exists() else ""
+        _write_text(markdown, reporting.filled(before, peer, reporting.markdown(result)))
     if plot is not None:
         _write_text(plot, reporting.svg(result))
 

@@ -61,7 +61,9 @@ class Row:
         value = self.ratio if target.of_ratio else median(self.ours)
         if value is None:
             return None
-        return value >= target.limit if self.figure.better is Better.HIGHER else value <= target.limit
+        return (
+            value >= target.limit if self.figure.better is Better.HIGHER else value <= target.limit
+        )
 
 
 @dataclass(slots=True)

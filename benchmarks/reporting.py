@@ -85,6 +85,18 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
+def filled(document: str, name: str, table: str) -> str:
+    """`document` with the table between the lines `<!-- NAME -->` and `<!-- end -->`.
+
+    A document without such a place becomes the table alone.
+    """
+    start, found, rest = document.partition(f"<!-- {name} -->\n")
+    _, ended, tail = rest.partition("<!-- end -->")
+    if not found or not ended:
+        return table
+    return f"{start}{found}{table}{ended}{tail}"
+
+
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 

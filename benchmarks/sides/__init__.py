@@ -69,7 +69,7 @@ PEERS: tuple[Description, ...] = (
         "erlang",
         "Erlang/OTP",
         "benchmarks.sides.erlang",
-        "TLS, both sides verified",
+        "TLS 1.3, both sides verified",
         needs_programs=("erl", "erlc", "epmd"),
         install="apt-get install erlang-base erlang-ssl",
         cannot={

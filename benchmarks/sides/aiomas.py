@@ -81,9 +81,7 @@ class Client:
 
 @asynccontextmanager
 async def connect(ready: Ready) -> AsyncIterator[Client]:
-    connection = await aiomas.rpc.open_connection(
-        ("127.0.0.1", ready["port"]), codec=MsgPack
-    )
+    connection = await aiomas.rpc.open_connection(("127.0.0.1", ready["port"]), codec=MsgPack)
     try:
         yield Client(connection, ready["pid"])
     finally:

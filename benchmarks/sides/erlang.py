@@ -69,9 +69,7 @@ def write_certificates(folder: Path) -> None:
     (folder / "ca.pem").write_bytes(authority.public_bytes(pem))
     (folder / "node.pem").write_bytes(certificate.public_bytes(pem))
     (folder / "node.key").write_bytes(
-        key.private_bytes(
-            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
 
 

@@ -174,7 +174,7 @@ async def idle(me: steinadler.Process) -> None:
     await me.receive()
 
 
-async def process_memory(_: Ready, width: int, __: float) -> Figures:
+async def process_memory(ready: Ready, width: int, seconds: float) -> Figures:
     """Spawn many, and divide by how many; the node is alone, for others change nothing."""
     with tempfile.TemporaryDirectory() as folder:
         async with steinadler.open_node(

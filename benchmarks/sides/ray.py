@@ -17,9 +17,9 @@ from typing import Any
 os.environ["RAY_AUTH_MODE"] = "token"  # before the import, which reads it
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-import ray  # noqa: E402
+import ray
 
-from benchmarks.measuring import (  # noqa: E402
+from benchmarks.measuring import (
     Counter,
     Job,
     Ready,
