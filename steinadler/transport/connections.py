@@ -264,7 +264,10 @@ class Connections:
             peer.link = None
             peer.found_at.clear()
             if peer.keeper is not None:
-                peer.keeper.cancel()
+                # A handshake of it is left to end by itself: whoever is there may have taken it,
+                # and have given up a dial of its own that we answered.
+                if peer.dialling is None:
+                    peer.keeper.cancel()
                 peer.keeper = None
             link.end(reason)
             self._delegate.link_ended(link, reason)
@@ -453,7 +456,7 @@ class Connections:
         with scope:
             while True:
                 link = peer.link
-                if link is None or link.node != node:
+                if link is None or link.node != node or peer.keeper is not scope:
                     return
                 changed = link.changed
                 if link.connected:
