@@ -39,10 +39,7 @@ async def test_the_demo_shows_a_death_and_a_silence(
     assert not steinadler.home.exists(), "the user's own home was not touched"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_the_demo_cleans_up_when_it_is_ended(
-    steinadler: Steinadler, temporary: Path, number: int
-) -> None:
+async def test_the_demo_cleans_up_when_it_is_ended(steinadler: Steinadler, temporary: Path) -> None:
     """Also while a child is stopped: nothing of it is left, neither process nor file."""
     process = await steinadler.open("demo", stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -57,8 +54,8 @@ async def test_the_demo_cleans_up_when_it_is_ended(
         assert len(children) == 2
         while not any(_is_stopped(pid) for pid in children):  # noqa: ASYNC110
             await trio.sleep(0.01)  # nobody tells of a grandchild's state
-        process.send_signal(number)
-        assert await process.wait() == 128 + number
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 128 + signal.SIGINT
     await process.stdout.aclose()
     assert _is_empty(temporary)
     for pid in children:

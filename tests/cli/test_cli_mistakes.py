@@ -7,11 +7,12 @@ import os
 import socket
 import subprocess
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from commands import Steinadler
+from commands import Result, Steinadler
 
 import steinadler as library
 from steinadler.cli import root
@@ -102,18 +103,29 @@ async def test_what_a_node_cannot_open_with_is_one_line(steinadler: Steinadler) 
     (await steinadler.ask("members")).failed(1, str(key), "not a PEM private key")
 
 
-async def test_clusters_are_made_and_shown(steinadler: Steinadler) -> None:
-    folder = trio.Path(steinadler.home) / "clusters" / "lab"
-    assert (await steinadler.run("cluster", "show", "--json")).json == []
-    made = (await steinadler.run("cluster", "init", "lab", "--json")).json
+def test_clusters_are_made_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEINADLER_HOME", str(tmp_path))
+
+    def cluster(*words: str) -> Result:
+        monkeypatch.setattr("sys.argv", ["steinadler", "cluster", *words])
+        with pytest.raises(SystemExit) as ended:
+            root.main()
+        told = capsys.readouterr()
+        return Result(int(ended.value.code or 0), told.out, told.err)
+
+    assert cluster("show", "--json").json == []
+    made = cluster("init", "lab", "--json").json
+    folder = tmp_path / "clusters" / "lab"
     assert (made["name"], made["folder"]) == ("lab", str(folder))
-    assert await folder.is_dir()
-    assert (await steinadler.run("cluster", "show", "--json")).json == [made]
-    assert (await steinadler.run("cluster", "show", "lab", "--json")).json == made
-    assert made["fingerprint"] in (await steinadler.run("cluster", "show")).stdout
-    (await steinadler.run("cluster", "init", "lab")).failed(1, "there is a cluster 'lab' already")
-    (await steinadler.run("cluster", "init", "a b")).failed(1, "cannot name a cluster")
-    (await steinadler.run("cluster", "show", "x")).failed(1, "no cluster 'x'", "lab")
+    assert folder.is_dir()
+    assert cluster("show", "--json").json == [made]
+    assert cluster("show", "lab", "--json").json == made
+    assert made["fingerprint"] in cluster("show").stdout
+    cluster("init", "lab").failed(1, "there is a cluster 'lab' already")
+    cluster("init", "a b").failed(1, "cannot name a cluster")
+    cluster("show", "x").failed(1, "no cluster 'x'", "lab")
 
 
 async def test_the_version_is_told(steinadler: Steinadler) -> None:
