@@ -130,15 +130,23 @@ class Node:
         )
 
     async def wait_for_member(self, name: str) -> Member:
-        """Wait until a node of that name is a member, and return it.  A checkpoint."""
+        """Wait until a node of that name is a member, and return it.  A checkpoint.
+
+        Raises `NodeClosed`.
+        """
         await trio.lowlevel.checkpoint()
+        self._peering.require_open()
         while (member := self._peering.member(name)) is None:
             await self._peering.wait_for_change()
         return member
 
     async def wait_for_members(self, count: int) -> tuple[Member, ...]:
-        """Wait until there are at least `count` members, this node included.  A checkpoint."""
+        """Wait until there are at least `count` members, this node included.  A checkpoint.
+
+        Raises `NodeClosed`.
+        """
         await trio.lowlevel.checkpoint()
+        self._peering.require_open()
         while len(members := self._peering.members()) < count:
             await self._peering.wait_for_change()
         return members

@@ -147,15 +147,18 @@ class Peering:
 
     async def wait_for_change(self) -> None:
         """Wait until some member comes or goes.  Raises `NodeClosed` when this node goes."""
-        if not self._closed:
-            await self._changed.wait()
+        self.require_open()
+        await self._changed.wait()
+        self.require_open()
+
+    def require_open(self) -> None:
+        """Raise `NodeClosed` when this node has closed."""
         if self._closed:
             raise NodeClosed(f"{self._node.name} has closed")
 
     def link_to(self, name: str) -> Link:
         """The link to a member; raises `NodeDown` when there is no such member, `NodeClosed`."""
-        if self._closed:
-            raise NodeClosed(f"{self._node.name} has closed")
+        self.require_open()
         member = self.member(name)
         if member is None:
             known = ", ".join(m.node.name for m in self.members()) or "none"
