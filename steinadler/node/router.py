@@ -372,7 +372,7 @@ class Router:
 
     def peer_lost(self, link: Link, reason: str) -> None:
         """End every call to and from a peer (M4)."""
-        self.counters.dropped += link.session.queued_items
+        self.counters.dropped += link.session.undelivered_items
         # Outlets hold on to the session and to all that it has buffered.
         self._outlets = {
             destination: outlet

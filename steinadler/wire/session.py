@@ -366,6 +366,11 @@ class Session:
         return not self._unacknowledged
 
     @property
+    def undelivered_items(self) -> int:
+        """Items that the peer is not known to have: queued ones, and those not acknowledged."""
+        return self.queued_items + sum(_count_items(b.data) for b in self._unacknowledged)
+
+    @property
     def drained(self) -> bool:
         """Whether the peer's node has everything that was ever queued here."""
         return not (self._unacknowledged or self.queued_items or self._housekeeping)
@@ -689,6 +694,20 @@ def _priority(channel: OutboundChannel) -> Priority:
     if len(channel.queue[0][1]) > MAX_ITEM_BYTES:
         return Priority.BULK
     return Priority.MESSAGES
+
+
+def _count_items(data: bytes) -> int:
+    """How many items begin in these frames, a fragmented one with its first fragment."""
+    count = position = 0
+    while position < len(data):
+        length, type_, flags, _, _ = HEADER.unpack_from(data, position)
+        position += HEADER_BYTES
+        if type_ in _ITEM_TYPES:
+            count += len(unpack_items(data[position : position + length]))
+        elif type_ == FrameType.FRAGMENT and flags & FLAG_FIRST:
+            count += 1
+        position += length
+    return count
 
 
 def _frames_after(data: bytes, sequence: int) -> bytes:
