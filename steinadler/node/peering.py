@@ -295,11 +295,15 @@ class Peering:
             case Admission.ADMITTED:
                 return None
             case Admission.NAME_IN_USE:
-                return Reject(
-                    RejectReason.NAME_IN_USE,
+                text = (
                     f"another living node of this cluster is called {hello.node.name!r}; "
-                    "stop it, or choose another name",
+                    "stop it, or choose another name"
                 )
+                if hello.node.name == self._node.name and hello.node < self._node:
+                    # The second of a name gives way, whichever of the two dials.
+                    self._fail(text)
+                    return Reject(RejectReason.CLOSING, "it came second, and gives way")
+                return Reject(RejectReason.NAME_IN_USE, text)
             case Admission.STALE:
                 return Reject(
                     RejectReason.STALE,
