@@ -14,6 +14,7 @@ made of bookkeeping, time is Trio's `MockClock`, so minutes pass in milliseconds
 plays the same again, byte for byte (`SimulatedCluster` says what that takes of a test).
 
     cluster   `SimulatedCluster`: starts, crashes, pauses and restarts nodes
+    lives     one node in a task of its own
     network   the transport's interface, on the fabric
     fabric    who is connected, what is in flight, when it arrives; reads no clock
     faults    what may happen to a packet, drawn by keyed hashes

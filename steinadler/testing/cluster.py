@@ -6,55 +6,24 @@ import hashlib
 import random
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 
 import trio
 import trio.testing
 
 from steinadler.config import Config
-from steinadler.discovery import Candidate, Source
-from steinadler.discovery.source import Found
 from steinadler.errors import ConfigError
-from steinadler.identity import Address, NodeId, check_node_name
+from steinadler.identity import check_node_name
 from steinadler.node import Node
 from steinadler.node.opening import alone
 from steinadler.security.peer import PeerIdentity, Role
 from steinadler.testing import faults
-from steinadler.testing.fabric import FIRST_PORT, Fabric, Host
+from steinadler.testing.fabric import Fabric
 from steinadler.testing.faults import Fault, Hold, Refuse, Rule
 from steinadler.testing.freezing import Freezer
-from steinadler.testing.network import SimulatedNetwork
+from steinadler.testing.lives import Hosts, Life, Plan
 from steinadler.testing.order import seeded_scheduler
 from steinadler.testing.trace import Trace
-
-# Who is out there is told again this often, as seeds and mDNS do.
-ANNOUNCE_INTERVAL_S = (2.25, 3.75)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """How to start a node, and to start it again."""
-
-    name: str
-    host: str
-    labels: Mapping[str, str]
-    config: Config
-    cluster: str
-    role: Role
-
-
-class _Life:
-    """One life of a node, in a task of its own."""
-
-    def __init__(self, plan: _Plan, host: Host) -> None:
-        self.plan = plan
-        self.host = host
-        self.scope = trio.CancelScope()
-        self.stop = trio.Event()
-        self.ended = trio.Event()
-        self.task: trio.lowlevel.Task | None = None
-        self.node: Node | None = None
 
 
 class SimulatedCluster:
@@ -96,11 +65,11 @@ class SimulatedCluster:
         self.seed = seed
         self.fabric = Fabric(seed, latency_s=latency_s)
         self._config = config or Config()
-        self._lives: dict[str, _Life] = {}
+        self._lives: dict[str, Life] = {}
         self._incarnations: dict[str, int] = {}
         self._freezer = Freezer()
         self._nursery: trio.Nursery | None = None
-        self._host_came = trio.Event()
+        self._sources: dict[str, Hosts] = {}
         self._due = trio.Event()
         self._run: AbstractAsyncContextManager[None] | None = None
 
@@ -133,19 +102,52 @@ class SimulatedCluster:
         """
         if host is not None and len(names) != 1:
             raise ConfigError("one host runs one node: start the others without `host`")
-        role = Role.OBSERVER if observer else Role.NODE
         nodes = []
         for name in names:
-            plan = _Plan(
-                check_node_name(name),
-                host or name,
-                labels or {},
-                config or self._config,
-                cluster,
-                role,
-            )
-            nodes.append(await self._start(plan))
+            plan = self._plan(name, host, labels, config, cluster, observer)
+            nodes.append(_node_of(await self._start(plan)))
         return tuple(nodes)
+
+    @asynccontextmanager
+    async def open(
+        self,
+        name: str,
+        *,
+        host: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        config: Config | None = None,
+        cluster: str = "default",
+        observer: bool = False,
+    ) -> AsyncIterator[Node]:
+        """Run one node for the length of a block, as `open_node` does.
+
+        As `start`, and what the node raises of itself is raised in the block.
+        """
+        plan = self._plan(name, host, labels, config, cluster, observer)
+        with trio.CancelScope() as block:
+            life = await self._start(plan, block)
+            try:
+                yield _node_of(life)
+            finally:
+                with trio.CancelScope(shield=True):
+                    self._resume(life)
+                    life.stop.set()
+                    await life.ended.wait()
+        if life.failure is not None:
+            raise life.failure
+
+    def _plan(
+        self,
+        name: str,
+        host: str | None,
+        labels: Mapping[str, str] | None,
+        config: Config | None,
+        cluster: str,
+        observer: bool,
+    ) -> Plan:
+        role = Role.OBSERVER if observer else Role.NODE
+        check_node_name(name)
+        return Plan(name, host or name, labels or {}, config or self._config, cluster, role)
 
     async def restart(self, host: str) -> Node:
         """Start the node that was on `host` again: a new life of the same name and settings.
@@ -155,7 +157,7 @@ class SimulatedCluster:
         life = self._life(host)
         if life.host.up:
             raise ConfigError(f"the host {host!r} is up: crash or stop it first")
-        return await self._start(life.plan)
+        return _node_of(await self._start(life.plan))
 
     async def stop(self, host: str) -> None:
         """Let the node close and say goodbye, and wait until it has."""
@@ -209,9 +211,7 @@ class SimulatedCluster:
 
     def node(self, host: str) -> Node:
         """The latest node of a host, running or not."""
-        node = self._life(host).node
-        assert node is not None
-        return node
+        return _node_of(self._life(host))
 
     def running(self) -> tuple[Node, ...]:
         """The nodes that are up, paused ones included, in the order they started."""
@@ -227,15 +227,12 @@ class SimulatedCluster:
         """
         await trio.lowlevel.checkpoint()
         while (life := self._disagreeing()) is not None:
-            assert life.node is not None
-            events = life.node.events()
-            async for _ in events:
-                break
+            await anext(_node_of(life).events(), None)
 
-    def _disagreeing(self) -> _Life | None:
+    def _disagreeing(self) -> Life | None:
         return next((life for life in self._lives.values() if not self._agrees(life)), None)
 
-    def _agrees(self, life: _Life) -> bool:
+    def _agrees(self, life: Life) -> bool:
         if not life.host.up or life.host.paused or life.node is None:
             return True
         expected = {
@@ -367,7 +364,7 @@ class SimulatedCluster:
                         life.stop.set()
                 network.cancel_scope.cancel()
 
-    def _alive(self) -> list[_Life]:
+    def _alive(self) -> list[Life]:
         return [life for life in self._lives.values() if life.host.up]
 
     def _something_is_due(self) -> None:
@@ -380,7 +377,7 @@ class SimulatedCluster:
                 await self._due.wait()
             self.fabric.advance(trio.current_time())
 
-    def _life(self, host: str) -> _Life:
+    def _life(self, host: str) -> Life:
         try:
             return self._lives[host]
         except KeyError:
@@ -390,79 +387,33 @@ class SimulatedCluster:
     def _record(self, event: str, source: str, target: str = "") -> None:
         self.trace.record(trio.current_time(), event, source, target)
 
-    def _resume(self, life: _Life) -> None:
+    def _resume(self, life: Life) -> None:
         if life.host.paused:
             self.fabric.resume(life.host, trio.current_time())
         self._freezer_thaw(life)
 
-    def _freezer_thaw(self, life: _Life) -> None:
+    def _freezer_thaw(self, life: Life) -> None:
         if life.task is not None:
             self._freezer.thaw(life.task)
 
-    async def _start(self, plan: _Plan) -> Node:
+    async def _start(self, plan: Plan, block: trio.CancelScope | None = None) -> Life:
         if self._nursery is None:
             raise ConfigError("a simulated cluster runs only inside of its block")
         cluster_id = hashlib.blake2b(plan.cluster.encode(), digest_size=16).hexdigest()
         host = self.fabric.add_host(plan.host, PeerIdentity(cluster_id, plan.role, plan.name))
         # The later life stands last, as it started last.
         self._lives.pop(plan.host, None)
-        life = self._lives[plan.host] = _Life(plan, host)
+        life = self._lives[plan.host] = Life(plan, host, block)
         self._record("start", plan.host)
-        node: Node = await self._nursery.start(self._live, life)
-        self._host_came.set()
-        self._host_came = trio.Event()
-        return node
-
-    async def _live(self, life: _Life, *, task_status: trio.TaskStatus[Node]) -> None:
-        plan = life.plan
-        incarnation = self._incarnations.get(plan.name, 0) + 1
-        self._incarnations[plan.name] = incarnation
-        life.task = trio.lowlevel.current_task()
-        node = Node(
-            SimulatedNetwork(self.fabric, life.host),
-            NodeId(plan.name, incarnation),
-            labels=plan.labels,
-            config=plan.config,
-            rng=random.Random(f"{self.seed}/{plan.host}/{incarnation}"),
-        )
-        try:
-            with life.scope:
-                async with node.run(None, FIRST_PORT, lambda _: [_Hosts(self, life.host.name)]):
-                    life.node = node
-                    task_status.started(node)
-                    await life.stop.wait()
-        except BaseException as error:
-            error.add_note(f"in the simulated node {plan.name!r} on host {plan.host!r}")
-            raise
-        finally:
-            life.host.up = False
-            life.ended.set()
-
-    async def next_host(self) -> None:
-        """Wait until another host came up."""
-        await self._host_came.wait()
+        incarnation = self._incarnations[plan.name] = self._incarnations.get(plan.name, 0) + 1
+        rng = random.Random(f"{self.seed}/{plan.host}/{incarnation}")
+        source = self._sources[plan.host] = Hosts(self.fabric, plan.host)
+        await self._nursery.start(life.run, self.fabric, source, incarnation, rng)
+        for others in self._sources.values():
+            others.announce(plan.host)
+        return life
 
 
-class _Hosts(Source):
-    """Proposes every host of the simulation but its own, whatever cluster it is of (S3)."""
-
-    def __init__(self, cluster: SimulatedCluster, host: str) -> None:
-        self._cluster = cluster
-        self._host = host
-        self._rounds = 0
-
-    async def run(
-        self, found: Found, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        task_status.started()
-        fabric = self._cluster.fabric
-        while True:
-            for name in fabric.hosts:
-                if name != self._host:
-                    found(Candidate(Address(name, FIRST_PORT), "simulation"))
-            self._rounds += 1
-            interval = fabric.draws.uniform(
-                *ANNOUNCE_INTERVAL_S, self._host, "announce", self._rounds
-            )
-            with trio.move_on_after(interval):
-                await self._cluster.next_host()
+def _node_of(life: Life) -> Node:
+    assert life.node is not None
+    return life.node

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import trio
@@ -76,8 +76,8 @@ async def pair(latency_s: tuple[float, float]) -> AsyncIterator[Pair]:
 
 
 @pytest.fixture(params=[(0.0, 0.0), (0.00001, 0.00005)], ids=["at once", "real clock"])
-def make_pair(request: pytest.FixtureRequest) -> Iterator[PairFactory]:
-    yield lambda: pair(request.param)
+def make_pair(request: pytest.FixtureRequest) -> PairFactory:
+    return lambda: pair(request.param)
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)

@@ -1,0 +1,117 @@
+"""One life of a simulated node, in a task of its own, and how it finds the others."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import trio
+
+from steinadler.config import Config
+from steinadler.discovery import Candidate, Source
+from steinadler.discovery.source import Found
+from steinadler.identity import Address, NodeId
+from steinadler.node import Node
+from steinadler.node.opening import alone
+from steinadler.security.peer import Role
+from steinadler.testing.fabric import FIRST_PORT, Fabric, Host
+from steinadler.testing.network import SimulatedNetwork
+
+# Who is out there is told again this often, as seeds and mDNS do.
+ANNOUNCE_INTERVAL_S = (2.25, 3.75)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to start a node, and to start it again."""
+
+    name: str
+    host: str
+    labels: Mapping[str, str]
+    config: Config
+    cluster: str
+    role: Role
+
+
+class Life:
+    """One life of a node.  `scope` kills it, `stop` lets it close, `ended` says that it is over.
+
+    What the node raises ends the simulation; when the life has a `block`, that is cancelled
+    instead, and whoever owns it finds the error in `failure`.
+    """
+
+    def __init__(self, plan: Plan, host: Host, block: trio.CancelScope | None) -> None:
+        self.plan = plan
+        self.host = host
+        self.block = block
+        self.failure: BaseException | None = None
+        self.scope = trio.CancelScope()
+        self.stop = trio.Event()
+        self.ended = trio.Event()
+        self.task: trio.lowlevel.Task | None = None
+        self.node: Node | None = None
+
+    async def run(
+        self,
+        fabric: Fabric,
+        source: Source,
+        incarnation: int,
+        rng: random.Random,
+        *,
+        task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Live until stopped or killed."""
+        plan = self.plan
+        self.task = trio.lowlevel.current_task()
+        node = Node(
+            SimulatedNetwork(fabric, self.host),
+            NodeId(plan.name, incarnation),
+            labels=plan.labels,
+            config=plan.config,
+            rng=rng,
+        )
+        try:
+            with self.scope:
+                async with node.run(None, FIRST_PORT, lambda _: [source]):
+                    self.node = node
+                    task_status.started(node)
+                    await self.stop.wait()
+        except BaseException as error:
+            lone = alone(error) if isinstance(error, BaseExceptionGroup) else error
+            if self.block is None or not isinstance(lone, Exception):
+                lone.add_note(f"in the simulated node {plan.name!r} on host {plan.host!r}")
+                raise
+            self.failure = lone
+            self.block.cancel()
+        finally:
+            self.host.up = False
+            self.ended.set()
+
+
+class Hosts(Source):
+    """Proposes every host of the simulation but its own, whatever cluster it is of (S3)."""
+
+    def __init__(self, fabric: Fabric, host: str) -> None:
+        self._fabric = fabric
+        self._host = host
+        self._found: Found | None = None
+        self._rounds = 0
+
+    def announce(self, host: str) -> None:
+        """A host came up."""
+        if self._found is not None and host != self._host:
+            self._found(Candidate(Address(host, FIRST_PORT), "simulation"))
+
+    async def run(
+        self, found: Found, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """See `Source.run`."""
+        self._found = found
+        task_status.started()
+        while True:
+            for host in self._fabric.hosts:
+                self.announce(host)
+            self._rounds += 1
+            key = (self._host, "announce", self._rounds)
+            await trio.sleep(self._fabric.draws.uniform(*ANNOUNCE_INTERVAL_S, *key))
