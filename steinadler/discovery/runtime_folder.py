@@ -1,8 +1,8 @@
 """The runtime folder: nodes of one user on one machine, found at once through files.
 
-Each node leaves `<name>.<incarnation>.json` (mode 0600) in a folder that its user's nodes share, and takes it
-away when it ends.  A command finds its nodes by listing the folder: no port to agree on, no
-daemon such as Erlang's epmd to be up first, no multicast, no wait.
+Each node leaves `<name>.<incarnation>.json` (mode 0600) in a folder that its user's nodes share,
+and takes it away when it ends.  A command finds its nodes by listing the folder: no port to agree
+on, no daemon such as Erlang's epmd to be up first, no multicast, no wait.
 
 A node that was killed cannot take its file away, so a file counts only while its process lives;
 whoever comes across the file of a dead process deletes it.  A process number that is in use

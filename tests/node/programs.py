@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import trio
 
 import steinadler
 from steinadler import Call, Process
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what no event tells of."""
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.002)
 
 
 async def counter(me: Process, start: int = 0) -> None:

@@ -144,8 +144,8 @@ async def test_exit_signals_by_the_rules_of_otp(node: Node) -> None:
 
     async def traps(me: Process) -> None:
         me.trap_exits = True
-        async for message in me:
-            got.append(message)
+        while True:
+            got.append(await me.receive())
 
     async def plain(me: Process) -> None:
         await trio.sleep_forever()

@@ -117,7 +117,7 @@ async def test_mistakes_are_told(autojump_clock: trio.testing.MockClock) -> None
 async def test_what_the_block_raises_comes_out_as_it_is(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    with pytest.raises(ZeroDivisionError):  # noqa: PT012
+    with pytest.raises(ZeroDivisionError):
         async with SimulatedCluster() as cluster:
             await cluster.start("alice", "bob")
             await cluster.agreed()
@@ -216,6 +216,19 @@ async def test_stopping_waits_for_the_goodbye(autojump_clock: trio.testing.MockC
         assert isinstance(await anext(events), NodeDown)
         assert (await down.wait()).reason in ("shutdown", "noconnection")
         assert trio.current_time() - start < 0.1
+
+
+async def test_a_node_can_be_open_for_a_block(autojump_clock: trio.testing.MockClock) -> None:
+    async with SimulatedCluster() as cluster:
+        (alice,) = await cluster.start("alice")
+        async with cluster.open("bob", labels={"role": "gpu"}) as bob:
+            await cluster.agreed()
+            assert [member.node for member in alice.members(role="gpu")] == [bob.id]
+        assert len(alice.members()) == 1
+        with pytest.raises(ZeroDivisionError):
+            async with cluster.open("bob"):
+                raise ZeroDivisionError
+        assert cluster.node("bob").id > bob.id
 
 
 async def test_the_trace_says_what_happened(autojump_clock: trio.testing.MockClock) -> None:
