@@ -97,10 +97,14 @@ class _Peer:
         "good_address",
         "keeper",
         "link",
+        "offered",
     )
 
     def __init__(self) -> None:
         self.link: Link | None = None
+        # What our Hellos offered while there was no link: the peer may have taken it up although
+        # its answer was lost, so the next Hello offers the same.
+        self.offered: Link | None = None
         self.dialling: ConnectionRank | None = None
         self.dial_scope: trio.CancelScope | None = None
         self.keeper: trio.CancelScope | None = None
@@ -174,7 +178,7 @@ class Connections:
         peer = self._peer(node.name)
         if peer.link is None or peer.link.node != node:
             self._end(peer, "restarted")
-            peer.link = self._new_link(node, Role.NODE, self._new_token())
+            peer.link = self._new_link(node, Role.NODE, self._own_token(peer))
         return peer.link
 
     def keep_connected(self, node: NodeId, addresses: tuple[Address, ...]) -> None:
@@ -242,7 +246,7 @@ class Connections:
     def _forget_unused(self, name: str) -> None:
         """Observers come and go under ever new names: only who is linked or dialled is kept."""
         peer = self._peers.get(name)
-        if peer is not None and peer.link is None and peer.dialling is None:
+        if peer is not None and not (peer.link or peer.dialling or peer.offered):
             del self._peers[name]
 
     @staticmethod
@@ -254,6 +258,11 @@ class Connections:
 
     def _new_token(self) -> int:
         return self._rng.getrandbits(63) + 1  # never 0, which means "none"
+
+    def _own_token(self, peer: _Peer) -> int:
+        """The token for a new session: what our Hellos offered, if they did."""
+        offered, peer.offered = peer.offered, None
+        return self._new_token() if offered is None else offered.token
 
     def _new_link(self, node: NodeId, role: Role, token: int) -> Link:
         return Link(node, role, token, self._config.wire, self._delegate.events)
@@ -379,7 +388,7 @@ class Connections:
             return
         if peer.dial_scope is not None:
             peer.dial_scope.cancel()  # this connection is the one to keep
-        link, last_received = self._settle(peer, hello, self._new_token())
+        link, last_received = self._settle(peer, hello, self._own_token(peer))
         link.peer_token = hello.session.token
         # The reply tells what has arrived so far, so it is made before anything new can.
         reply = encode_hello(self._hello(link, hello.session.connection_number))
@@ -544,7 +553,9 @@ class Connections:
             return DialOutcome.FAILED  # somebody else in here is faster
         link = peer.link
         # Before anything is agreed a link of no node in particular stands for the new session.
-        offered = link or self._new_link(NodeId(name, 0), Role.NODE, self._new_token())
+        offered = link or peer.offered
+        if offered is None:
+            offered = peer.offered = self._new_link(NodeId(name, 0), Role.NODE, self._new_token())
         rank = ConnectionRank(offered.rank.number + 1, self._node.name)
         with trio.move_on_after(self._config.wire.handshake_timeout_s) as scope:
             peer.dialling, peer.dial_scope = rank, scope
@@ -570,6 +581,7 @@ class Connections:
         if overtaken or self._closing:
             return DialOutcome.FAILED
         settled, last_received = self._settle(peer, hello, offered.token)
+        peer.offered = None
         try:
             self._attach(peer, settled, stream, hello, last_received, dialler=self._node.name)
         except RemoteProtocolError as error:

@@ -9,8 +9,9 @@ import trio
 from simulated import collect, events_of, meet
 from trio.testing import MockClock
 
-from steinadler import NameConflict
-from steinadler.testing import SimulatedCluster
+from steinadler import NameConflict, Node
+from steinadler.node.events import NodeDown
+from steinadler.testing import Packet, PacketKind, Reset, SimulatedCluster
 
 SEEDS = [
     *range(5),
@@ -220,3 +221,36 @@ async def test_fifty_nodes(autojump_clock: MockClock) -> None:
         for events in told.values():
             assert [(kind, name) for _, kind, name in events] == [("down", others[0].name)]
             assert events[0][0] - start < 0.5
+
+
+@pytest.mark.parametrize("number", range(12))
+async def test_a_cut_in_a_first_handshake_is_no_death(
+    number: int, autojump_clock: MockClock
+) -> None:
+    """M3: wherever the first connection breaks, neither end takes the other for having died."""
+    seen: list[object] = []
+    cut: list[Packet] = []
+
+    def break_once(packet: Packet) -> Reset | None:
+        sender = ("alice", "bob")[number % 2]
+        late_enough = packet.kind is PacketKind.DATA and packet.number >= number // 2
+        if cut or packet.source != sender or not late_enough:
+            return None
+        cut.append(packet)
+        return Reset()
+
+    async def follow(node: Node) -> None:
+        async for event in node.events():
+            seen.append(event)  # noqa: PERF401
+
+    with trio.fail_after(60):
+        async with SimulatedCluster(number) as cluster, trio.open_nursery() as nursery:
+            with cluster.rule(break_once):
+                for name in ("alice", "bob"):
+                    (node,) = await cluster.start(name)
+                    nursery.start_soon(follow, node)
+                await cluster.agreed()
+                assert await node.call("$echo@alice", number) == number
+            nursery.cancel_scope.cancel()
+    assert cut
+    assert not [event for event in seen if isinstance(event, NodeDown)]
