@@ -12,16 +12,30 @@ messages are not free.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
 from steinadler.errors import RemoteProtocolError
+from steinadler.identity import MAX_PROCESS_NAME_BYTES
 from steinadler.wire.frames import FrameType
 
 # About what a queued item costs in memory beside its bytes.
 ITEM_OVERHEAD_BYTES = 64
+
+_NUMBER = struct.Struct(">Q")
+_KIND_PROCESS, _KIND_NAME, _KIND_NODE = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLimits:
+    """What the other end said in its Hello that it can take."""
+
+    window_bytes: int
+    max_message_bytes: int
+    reassembly_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,32 @@ Target: TypeAlias = ToProcess | ToName | ToNode
 CONTROL = ToNode(0)
 REPLIES = ToNode(1)
 FIRST_FREE_CHANNEL = 2
+
+
+def encode_target(target: Target) -> bytes:
+    """The payload of the OPEN frame of a channel to `target`."""
+    match target:
+        case ToProcess(number):
+            return bytes((_KIND_PROCESS,)) + _NUMBER.pack(number)
+        case ToName(name):
+            return bytes((_KIND_NAME,)) + name.encode()
+        case ToNode(lane):
+            return bytes((_KIND_NODE,)) + _NUMBER.pack(lane)
+
+
+def decode_target(payload: bytes) -> Target:
+    """Undo `encode_target`; raise `RemoteProtocolError` when it is none."""
+    try:
+        match payload[0]:
+            case 0:
+                return ToProcess(_NUMBER.unpack(payload[1:])[0])
+            case 1 if 1 < len(payload) <= 1 + MAX_PROCESS_NAME_BYTES:
+                return ToName(payload[1:].decode())
+            case 2:
+                return ToNode(_NUMBER.unpack(payload[1:])[0])
+    except (struct.error, UnicodeDecodeError, IndexError) as error:
+        raise RemoteProtocolError(f"a channel's target does not decode: {error}") from error
+    raise RemoteProtocolError("a channel to an unknown kind of target")
 
 
 class Priority(IntEnum):

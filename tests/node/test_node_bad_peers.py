@@ -168,12 +168,12 @@ async def test_frames_of_no_items_are_nothing_x4(node: Node, peer: RawPeer) -> N
             session.enqueue(channel, FrameType.MESSAGES, b"\x01")
             await peer.send_session()
             for type_ in (FrameType.MESSAGES, FrameType.CALLS, FrameType.SIGNALS):
-                session._last_sent += 1
+                session._sending.last_sent += 1
                 await peer.say(
                     encode_frame(
                         type_,
                         channel=channel.id,
-                        sequence=session._last_sent,
+                        sequence=session._sending.last_sent,
                         payload=pack_items([]),
                     )
                 )
@@ -375,8 +375,8 @@ async def play(peer: RawPeer, step: Any) -> None:
         case ("frame", type_, channel, payload):
             numbered = bool(type_ & 0x80)
             if numbered:
-                session._last_sent += 1
-            sequence = session._last_sent if numbered else 0
+                session._sending.last_sent += 1
+            sequence = session._sending.last_sent if numbered else 0
             await peer.say(HEADER.pack(len(payload), type_, 0, channel, sequence) + payload)
 
 

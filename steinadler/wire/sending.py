@@ -1,0 +1,310 @@
+"""The sending half of a session: what goes into the next write, and in which order.
+
+    queues of items, one per channel
+      -> rings: control, messages, bulk
+      -> frames, numbered 1, 2, 3, ...
+      -> batches, kept until acknowledged
+
+Control goes first.  Then each channel that has messages puts one frame into the batch, in turn,
+and after each such round one channel that is at a large item puts in one frame of it.  So a
+small message waits for one frame of each other destination and not for what lies in their queues,
+and a large item neither delays small ones nor starves behind them (M6).  A batch is one write:
+enough to amortise a system call, little enough that control queued meanwhile goes out soon.
+Writing each message by itself, or whole messages in the order in which they were sent, was
+refused: the first costs a system call and a TLS record each, the second lets 64 MiB go before a
+probe.
+
+Nothing but control is begun while `max_unacknowledged_bytes` wait to be acknowledged, and no
+large item that the peer has no room to put together.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+
+from steinadler.config import WireSettings
+from steinadler.errors import RemoteProtocolError
+from steinadler.wire.channels import (
+    CONTROL,
+    FIRST_FREE_CHANNEL,
+    ITEM_OVERHEAD_BYTES,
+    OutboundChannel,
+    PeerLimits,
+    Priority,
+    Target,
+    ToNode,
+    encode_target,
+)
+from steinadler.wire.frames import (
+    FIRST_FRAGMENT_BYTES,
+    FLAG_FIRST,
+    HEADER,
+    MAX_ITEM_BYTES,
+    MAX_PAYLOAD_BYTES,
+    FrameType,
+    pack_first_fragment,
+    pack_items,
+)
+from steinadler.wire.outbound import OutboundChannels
+from steinadler.wire.reports import Granted, SessionCounters
+from steinadler.wire.retransmission import Unacknowledged
+
+BATCH_BYTES = 65_536
+
+_GRANT = struct.Struct(">Q")
+
+
+class _Frames:
+    """A batch in the making."""
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.size = 0
+
+    def add(self, frame: bytes) -> None:
+        self.parts.append(frame)
+        self.size += len(frame)
+
+
+class Sending:
+    """Queues, order and numbers of what this end sends.  `Session` has the rest."""
+
+    def __init__(self, settings: WireSettings, counters: SessionCounters) -> None:
+        self._settings = settings
+        self._counters = counters
+        self._peer: PeerLimits | None = None
+        self._channels = OutboundChannels()
+        self._rings: tuple[deque[OutboundChannel], ...] = tuple(deque() for _ in Priority)
+        self._housekeeping: deque[tuple[FrameType, int, bytes]] = deque()  # CREDIT and CLOSE
+        self.last_sent = 0  # the number of the latest frame
+        self.unacknowledged = Unacknowledged()
+        self._open_reassembly_bytes = 0  # of large items that we started and did not finish
+        self._next_to_begin: OutboundChannel | None = None  # waits for room to be put together in
+        self.channel = self._channels.channel
+
+    def connected(self, peer: PeerLimits, peer_last_received: int) -> bool:
+        """Go on over a new connection, from behind what the peer last received; True unless it
+        is the first one.
+
+        Raises `RemoteProtocolError` when the peer cannot have received that.
+        """
+        again = self.unacknowledged.resume(peer_last_received, self.last_sent)
+        self._counters.bytes_retransmitted += again
+        resumed = self._peer is not None
+        if not resumed:
+            self._channels.connected(peer)
+        self._peer = peer
+        return resumed
+
+    # -- queueing -----------------------------------------------------------------------------
+
+    def enqueue(self, channel: OutboundChannel, type_: FrameType, body: bytes) -> None:
+        """Queue an item.  Whoever calls has paid with `take_credit`, or need not."""
+        channel.queue.append((type_, body))
+        if not channel.ready:
+            channel.ready = channel.used = True
+            self._rings[_priority(channel)].append(channel)
+
+    def enqueue_signal(self, body: bytes, target: Target = CONTROL) -> None:
+        """Queue a signal, which needs no credit.
+
+        To the node it goes before everything else; to a process it keeps its place among the
+        messages to that process.
+        """
+        self.enqueue(self.channel(target), FrameType.SIGNALS, body)
+
+    def enqueue_reply(self, body: bytes) -> None:
+        """Queue a reply, which needs no credit.  A large one gets a lane of its own."""
+        small = len(body) <= MAX_ITEM_BYTES
+        channel = self._channels.replies if small else self._channels.lane()
+        self.enqueue(channel, FrameType.REPLIES, body)
+
+    def grant(self, channel_id: int, credit: int) -> None:
+        """Queue credit for a channel of the peer's."""
+        self._housekeeping.append((FrameType.CREDIT, channel_id, _GRANT.pack(credit)))
+
+    def close_unused_channels(self) -> bool:
+        """Close the channels that are idle and were not used since the last call; True when the
+        peer has to be told."""
+        announced = [channel for channel in self._channels.close_unused() if channel.announced]
+        for channel in announced:
+            self._housekeeping.append((FrameType.CLOSE, channel.id, b""))
+        return bool(announced)
+
+    # -- what the peer says of it -------------------------------------------------------------
+
+    def acknowledged(self, sequence: int) -> None:
+        """The peer has our frames up to `sequence`.  Raises `RemoteProtocolError` for more than
+        there are."""
+        if sequence > self.last_sent:
+            raise RemoteProtocolError(
+                f"an acknowledgement of frame {sequence}; the last sent is {self.last_sent}"
+            )
+        self.unacknowledged.acknowledged(sequence)
+
+    def granted(self, channel_id: int, payload: bytes) -> Granted | None:
+        """A CREDIT frame came.  Returns what to tell whoever waits for that credit.
+
+        Raises `RemoteProtocolError` for more credit than the peer's window.
+        """
+        try:
+            (grant,) = _GRANT.unpack(payload)
+        except struct.error as error:
+            raise RemoteProtocolError(f"a grant that does not decode: {error}") from error
+        channel = self._channels.find(channel_id)
+        if channel is None or self._peer is None:
+            return None
+        channel.credit += grant
+        if channel.credit > self._peer.window_bytes:
+            raise RemoteProtocolError(f"channel {channel.id}: a grant over the peer's own window")
+        if channel.credit <= 0:
+            return None
+        channel.used = True  # whoever waits for it must find it open
+        return Granted(channel.target)
+
+    # -- what there is to send ----------------------------------------------------------------
+
+    @property
+    def queued_items(self) -> int:
+        """Items that wait for their turn."""
+        return sum(len(channel.queue) for channel in self._channels)
+
+    @property
+    def drained(self) -> bool:
+        """Whether the peer's node has everything that was ever queued here."""
+        return not (self.unacknowledged.size_bytes or self.queued_items or self._housekeeping)
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Whether `next_batch` would return something."""
+        if self.unacknowledged.replay:
+            return True
+        if self._peer is None:
+            return False
+        return bool(self._rings[Priority.CONTROL]) or (
+            self._may_send_more()
+            and (
+                bool(self._housekeeping or self._rings[Priority.MESSAGES])
+                or any(map(self._may_begin, self._rings[Priority.BULK]))
+            )
+        )
+
+    def next_batch(self) -> bytes:
+        """About BATCH_BYTES of frames, or nothing; first whatever a resumption sends again."""
+        if self.unacknowledged.replay:
+            return self.unacknowledged.replay.popleft()
+        if self._peer is None:
+            return b""
+        frames = _Frames()
+        control = self._rings[Priority.CONTROL]
+        messages, bulk = self._rings[Priority.MESSAGES], self._rings[Priority.BULK]
+        while control:
+            self._next_frame(control.popleft(), frames)
+        if self._may_send_more():
+            # Credit waits too: a peer that acknowledges nothing is not to be given more of it.
+            while self._housekeeping:
+                frames.add(self._numbered(*self._housekeeping.popleft()))
+            blocked = 0  # bulk channels in a row that may not begin now
+            while frames.size < BATCH_BYTES and (messages or blocked < len(bulk)):
+                for _ in range(len(messages)):
+                    self._next_frame(messages.popleft(), frames)
+                    if frames.size >= BATCH_BYTES:
+                        break
+                if blocked < len(bulk):
+                    channel = bulk.popleft()
+                    if self._may_begin(channel):
+                        blocked = 0
+                        if self._next_to_begin is channel:
+                            self._next_to_begin = None
+                        self._next_frame(channel, frames)
+                    else:
+                        blocked += 1
+                        self._next_to_begin = self._next_to_begin or channel
+                        bulk.append(channel)
+        if not frames.parts:
+            return b""
+        data = b"".join(frames.parts)
+        self.unacknowledged.keep(self.last_sent, data)
+        return data
+
+    def _may_send_more(self) -> bool:
+        return self.unacknowledged.size_bytes < self._settings.max_unacknowledged_bytes
+
+    def _may_begin(self, channel: OutboundChannel) -> bool:
+        """Large items are begun only as far as the peer has room to put them together, and none
+        before one that has waited for room longer: smaller ones would take it away for ever."""
+        if channel.sent_bytes or self._peer is None:
+            return True
+        if self._next_to_begin not in (None, channel):
+            return False
+        begun = self._open_reassembly_bytes + len(channel.queue[0][1])
+        return begun <= self._peer.reassembly_bytes + ITEM_OVERHEAD_BYTES
+
+    # -- frames -------------------------------------------------------------------------------
+
+    def _next_frame(self, channel: OutboundChannel, frames: _Frames) -> None:
+        """Add the channel's next frame, after its OPEN if it has none yet, and put the channel
+        back into the ring that it now belongs to."""
+        if not channel.announced:
+            channel.announced = True
+            frames.add(self._numbered(FrameType.OPEN, channel.id, encode_target(channel.target)))
+        queue = channel.queue
+        type_, body = queue[0]
+        if len(body) > MAX_ITEM_BYTES:
+            frames.add(self._next_fragment(channel))
+        else:
+            bodies = []
+            room = MAX_PAYLOAD_BYTES - 2
+            while queue:
+                next_type, body = queue[0]
+                room -= len(body) + 2
+                if room < 0 or next_type is not type_:
+                    break
+                bodies.append(body)
+                queue.popleft()
+            self._counters.items_sent += len(bodies)
+            frames.add(self._numbered(type_, channel.id, pack_items(bodies)))
+        if queue:
+            self._rings[_priority(channel)].append(channel)
+            return
+        channel.ready = False
+        if isinstance(channel.target, ToNode) and channel.id >= FIRST_FREE_CHANNEL:
+            # A large reply's lane lasts for that reply.
+            self._channels.close(channel)
+            self._housekeeping.append((FrameType.CLOSE, channel.id, b""))
+
+    def _next_fragment(self, channel: OutboundChannel) -> bytes:
+        type_, body = channel.queue[0]
+        total = len(body)
+        start = channel.sent_bytes
+        if start == 0:
+            self._open_reassembly_bytes += total
+            end = FIRST_FRAGMENT_BYTES
+            payload = pack_first_fragment(type_, total, body[:end])
+            flags = FLAG_FIRST
+        else:
+            end = min(start + MAX_PAYLOAD_BYTES, total)
+            payload = body[start:end]
+            flags = 0
+        channel.sent_bytes = end
+        if end >= total:
+            channel.queue.popleft()
+            channel.sent_bytes = 0
+            self._open_reassembly_bytes -= total
+            self._counters.items_sent += 1
+        return self._numbered(FrameType.FRAGMENT, channel.id, payload, flags)
+
+    def _numbered(self, type_: FrameType, channel: int, payload: bytes, flags: int = 0) -> bytes:
+        self.last_sent += 1
+        return HEADER.pack(len(payload), type_, flags, channel, self.last_sent) + payload
+
+
+def _priority(channel: OutboundChannel) -> Priority:
+    if channel.target == CONTROL:
+        return Priority.CONTROL
+    if len(channel.queue[0][1]) > MAX_ITEM_BYTES:
+        return Priority.BULK
+    return Priority.MESSAGES
