@@ -13,6 +13,8 @@ from steinadler.errors import ConfigError
 
 KIB = 1024
 MIB = 1024 * KIB
+# A sender keeps up to this much for each slow destination of its peer, so peers may not ask more.
+MAX_WINDOW_BYTES = 1024 * MIB
 
 
 def _require_positive(settings: object) -> None:
@@ -29,7 +31,7 @@ class WireSettings:
     # The largest encoded message.  A receiver must be able to hold one of these per channel.
     max_message_bytes: int = 64 * MIB
     # The window of one channel: what one peer may have in flight to, or waiting in the mailbox
-    # of, one process.  Throughput of a channel is at most window / round-trip time.
+    # of, one process: 1 GiB at most.  Throughput of a channel is at most window / round-trip time.
     window_bytes: int = 1 * MIB
     # Unfinished large messages that this node is willing to hold for one peer, in all.
     reassembly_bytes: int = 128 * MIB
@@ -48,6 +50,8 @@ class WireSettings:
         _require_positive(self)
         if self.reassembly_bytes < self.max_message_bytes:
             raise ConfigError("reassembly_bytes must be at least max_message_bytes")
+        if self.window_bytes > MAX_WINDOW_BYTES:
+            raise ConfigError(f"window_bytes must be at most {MAX_WINDOW_BYTES} (1 GiB)")
 
 
 @dataclass(frozen=True, slots=True)

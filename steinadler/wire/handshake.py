@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from steinadler.config import MAX_WINDOW_BYTES
 from steinadler.errors import ConfigError, RemoteProtocolError
 from steinadler.identity import Address, NodeId
 from steinadler.wire import plain
@@ -163,6 +164,8 @@ def decode_hello(payload: bytes) -> Hello:
     window, message, reassembly = map(plain.natural, plain.array(fields.get("limits"), 3)[:3])
     if not window > 0 or not 0 < message <= reassembly:
         raise RemoteProtocolError("a Hello with limits that allow nothing")
+    if window > MAX_WINDOW_BYTES:
+        raise RemoteProtocolError(f"a window of {window} bytes; the limit is {MAX_WINDOW_BYTES}")
     return Hello(
         cluster_id=plain.text(fields.get("cluster"), 64),
         role=plain.text(fields.get("role"), 32),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steinadler.config import WireSettings
 from steinadler.errors import ConfigError, RemoteProtocolError
 from steinadler.identity import Address, NodeId
 from steinadler.wire.frames import FrameType, split_frame
@@ -53,7 +54,7 @@ HELLOS = st.builds(
     features=st.lists(text(64), max_size=5).map(tuple),
     limits=st.builds(
         lambda window, message, more: PeerLimits(window, message, message + more),
-        st.integers(1, 2**32),
+        st.integers(1, 2**30),
         st.integers(1, 2**32),
         st.integers(0, 2**32),
     ),
@@ -125,6 +126,7 @@ def test_a_field_that_is_missing_or_of_the_wrong_kind_is_refused(name: str, valu
         ("limits", [0, 10, 10]),
         ("limits", [10, 0, 10]),
         ("limits", [10, 11, 10]),
+        ("limits", [2**30 + 1, 10, 10]),
         ("addresses", [["h", 0]]),
         ("addresses", [["h", 65536]]),
         ("addresses", [["h", 1]] * (MAX_ADDRESSES + 1)),
@@ -148,12 +150,19 @@ def test_values_out_of_their_limits_are_refused(name: str, value: object) -> Non
         replace(HELLO, labels=(("k" * (MAX_LABEL_LENGTH + 1), ""),)),
         replace(HELLO, addresses=(Address("h", 1),) * (MAX_ADDRESSES + 1)),
         replace(HELLO, limits=PeerLimits(1, 2, 1)),
+        replace(HELLO, limits=PeerLimits(2**30 + 1, 1, 1)),
     ],
-    ids=["frame", "labels", "label", "addresses", "limits"],
+    ids=["frame", "labels", "label", "addresses", "limits", "window"],
 )
 def test_a_hello_that_no_peer_would_accept_fails_at_home(wrong: Hello) -> None:
     with pytest.raises(ConfigError):
         encode_hello(wrong)
+
+
+def test_a_window_that_peers_would_refuse_is_no_setting() -> None:
+    WireSettings(window_bytes=2**30)
+    with pytest.raises(ConfigError, match="window_bytes"):
+        WireSettings(window_bytes=2**30 + 1)
 
 
 @given(st.binary(max_size=60))
