@@ -37,7 +37,8 @@ class WireSettings:
     reassembly_bytes: int = 128 * MIB
     # Sent but not yet acknowledged by the peer's node: the retransmission buffer.
     max_unacknowledged_bytes: int = 16 * MIB
-    # Channels that one peer may have open to us at once (each costs about 500 bytes).
+    # Channels that one peer may have open to us at once, its two for signals and replies included
+    # (each costs about 500 bytes).  More destinations with unconsumed messages it cannot have here.
     max_channels: int = 65_536
     # From accepting or dialling until both sides have said Hello.  A slow client is cut then.
     handshake_timeout_s: float = 5.0
@@ -50,6 +51,8 @@ class WireSettings:
         _require_positive(self)
         if self.reassembly_bytes < self.max_message_bytes:
             raise ConfigError("reassembly_bytes must be at least max_message_bytes")
+        if self.max_channels < 3:
+            raise ConfigError("max_channels must be at least 3: two are for signals and replies")
         if self.window_bytes > MAX_WINDOW_BYTES:
             raise ConfigError(f"window_bytes must be at most {MAX_WINDOW_BYTES} (1 GiB)")
 

@@ -16,11 +16,14 @@ from steinadler.process.mailbox import LocalWindow, Mailbox, Run, Source
 from steinadler.process.process import Process
 from steinadler.process.table import Processes
 from steinadler.transport.link import Link, LinkState
-from steinadler.wire.channels import InboundChannel, Target
+from steinadler.wire.channels import CONTROL, InboundChannel, OutboundChannel, Target
 from steinadler.wire.frames import FrameType
 
 # A call on a channel is its id, then the request.
 CALL_ID = struct.Struct(">Q")
+
+_NO_CHANNEL = OutboundChannel(CONTROL.lane, CONTROL, 0)
+_NO_CHANNEL.closed = True
 
 
 class Desk(Protocol):
@@ -87,14 +90,15 @@ class PeerOutlet:
     def __init__(self, link: Link, target: Target) -> None:
         self.link = link
         self._session = link.session
-        self._channel = link.session.channel(target)
+        self._channel = _NO_CHANNEL  # a route alone, to watch a process, opens none
         self.node = link.node
         self.target = target
 
     def offer_message(self, body: bytes) -> bool:
         """Queue a message, or return False when there is no credit for it.
 
-        Raises `MessageTooLarge` when the peer does not take messages of that size.
+        Raises `MessageTooLarge` when the peer does not take messages of that size, and
+        `DeliveryError` when it takes none for so many destinations.
         """
         return self._offer(FrameType.MESSAGES, body, len(body))
 
@@ -107,7 +111,7 @@ class PeerOutlet:
         if message_bytes > session.max_message_bytes:
             raise MessageTooLarge(message_bytes, session.max_message_bytes)
         channel = self._channel
-        if channel.closed:  # it was idle for long
+        if channel.closed:  # not opened yet, or idle for long
             channel = self._channel = session.channel(self.target)
         if not channel.take_credit(len(body)):
             return False

@@ -344,7 +344,12 @@ class Connections:
             addresses=self.addresses,
             labels=labels,
             features=(),
-            limits=PeerLimits(wire.window_bytes, wire.max_message_bytes, wire.reassembly_bytes),
+            limits=PeerLimits(
+                wire.window_bytes,
+                wire.max_message_bytes,
+                wire.reassembly_bytes,
+                wire.max_channels,
+            ),
             session=session_of.offer(number),
         )
 

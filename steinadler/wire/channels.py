@@ -36,6 +36,7 @@ class PeerLimits:
     window_bytes: int
     max_message_bytes: int
     reassembly_bytes: int
+    max_channels: int = 65_536  # as long as an older peer does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class OutboundChannel:
         "closed",
         "credit",
         "id",
+        "last_sent",
         "queue",
         "ready",
         "sent_bytes",
@@ -132,9 +134,10 @@ class OutboundChannel:
         self.queue: deque[Item] = deque()
         self.sent_bytes = 0  # of the item at the head of the queue, when it is a fragmented one
         self.announced = isinstance(target, ToNode) and id_ < FIRST_FREE_CHANNEL
-        self.ready = False  # in one of the scheduler's rings
+        self.ready = False  # in one of the scheduler's rings, or it waits for a place
         self.closed = False  # whoever holds on to it must ask the session for another
         self.used = True  # since the last sweep for idle channels
+        self.last_sent = 0  # the number of the frame that emptied its queue last
 
     def take_credit(self, item_bytes: int) -> bool:
         """Pay for an item, or say that there is no credit left to start it with."""

@@ -29,8 +29,8 @@ from steinadler.config import MAX_WINDOW_BYTES
 from steinadler.errors import ConfigError, RemoteProtocolError
 from steinadler.identity import Address, NodeId
 from steinadler.wire import plain
+from steinadler.wire.channels import FIRST_FREE_CHANNEL, PeerLimits
 from steinadler.wire.frames import MAX_PAYLOAD_BYTES, FrameType, encode_frame
-from steinadler.wire.session import PeerLimits
 
 PROTOCOL_VERSIONS = (1, 1)  # the lowest and the highest that this code speaks
 MAX_LABELS = 64
@@ -119,7 +119,12 @@ def encode_hello(hello: Hello) -> bytes:
             "addresses": [[address.host, address.port] for address in hello.addresses],
             "labels": dict(hello.labels),
             "features": list(hello.features),
-            "limits": [limits.window_bytes, limits.max_message_bytes, limits.reassembly_bytes],
+            "limits": [
+                limits.window_bytes,
+                limits.max_message_bytes,
+                limits.reassembly_bytes,
+                limits.max_channels,
+            ],
             "session": [
                 session.token,
                 session.peer_token,
@@ -161,8 +166,13 @@ def decode_hello(payload: bytes) -> Hello:
             session=SessionOffer(0, 0, 0, 0),
             versions=versions,
         )
-    window, message, reassembly = map(plain.natural, plain.array(fields.get("limits"), 3)[:3])
-    if not window > 0 or not 0 < message <= reassembly:
+    limits = PeerLimits(*map(plain.natural, plain.array(fields.get("limits"), 3)[:4]))
+    window, message = limits.window_bytes, limits.max_message_bytes
+    if (
+        not window > 0
+        or not 0 < message <= limits.reassembly_bytes
+        or limits.max_channels <= FIRST_FREE_CHANNEL
+    ):
         raise RemoteProtocolError("a Hello with limits that allow nothing")
     if window > MAX_WINDOW_BYTES:
         raise RemoteProtocolError(f"a window of {window} bytes; the limit is {MAX_WINDOW_BYTES}")
@@ -174,7 +184,7 @@ def decode_hello(payload: bytes) -> Hello:
         addresses=decode_addresses(fields.get("addresses")),
         labels=decode_labels(fields.get("labels")),
         features=tuple(plain.text(f, 64) for f in plain.array(fields.get("features"), 0)),
-        limits=PeerLimits(window, message, reassembly),
+        limits=limits,
         session=SessionOffer(*map(plain.natural, plain.array(fields.get("session"), 4)[:4])),
         versions=versions,
     )

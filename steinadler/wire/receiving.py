@@ -62,6 +62,7 @@ class Receiving:
         }
         self._targets: set[Target] = {CONTROL, REPLIES}
         self._reassembly_bytes = 0
+        self.crowded = False  # no further channel is allowed: `take_all_owed` may help
 
     def has_open(self, channel: InboundChannel) -> bool:
         """Whether the peer still has that channel open."""
@@ -69,6 +70,7 @@ class Receiving:
 
     def take_all_owed(self) -> list[tuple[int, int]]:
         """Every channel to which credit is owed, by number, with that credit: to be granted now."""
+        self.crowded = False
         return [
             (channel.id, channel.grant_owed())
             for channel in self._channels.values()
@@ -169,6 +171,7 @@ class Receiving:
         self._channels[frame.channel] = InboundChannel(
             frame.channel, target, self._settings.window_bytes
         )
+        self.crowded = len(self._channels) >= self._settings.max_channels
 
     def _close(self, frame: Frame) -> None:
         channel = self._channel(frame.channel)

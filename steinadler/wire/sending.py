@@ -76,14 +76,15 @@ class Sending:
         self._settings = settings
         self._counters = counters
         self._peer: PeerLimits | None = None
-        self._channels = OutboundChannels()
         self._rings: tuple[deque[OutboundChannel], ...] = tuple(deque() for _ in Priority)
         self._housekeeping: deque[tuple[FrameType, int, bytes]] = deque()  # CREDIT and CLOSE
+        self._channels = OutboundChannels(self._housekeeping)
         self.last_sent = 0  # the number of the latest frame
         self.unacknowledged = Unacknowledged()
         self._open_reassembly_bytes = 0  # of large items that we started and did not finish
         self._next_to_begin: OutboundChannel | None = None  # waits for room to be put together in
         self.channel = self._channels.channel
+        self.waiting = self._channels.waiting  # for `admit_waiting`
 
     def connected(self, peer: PeerLimits, peer_last_received: int) -> bool:
         """Go on over a new connection, from behind what the peer last received; True unless it
@@ -95,8 +96,10 @@ class Sending:
         self._counters.bytes_retransmitted += again
         resumed = self._peer is not None
         if not resumed:
-            self._channels.connected(peer)
+            for channel in self._channels.connected(peer):
+                self._rings[_priority(channel)].remove(channel)
         self._peer = peer
+        self.admit_waiting()  # everybody tries again on a new connection: nobody need be told
         return resumed
 
     # -- queueing -----------------------------------------------------------------------------
@@ -114,7 +117,7 @@ class Sending:
         To the node it goes before everything else; to a process it keeps its place among the
         messages to that process.
         """
-        self.enqueue(self.channel(target), FrameType.SIGNALS, body)
+        self.enqueue(self._channels.channel_in_turn(target), FrameType.SIGNALS, body)
 
     def enqueue_reply(self, body: bytes) -> None:
         """Queue a reply, which needs no credit.  A large one gets a lane of its own."""
@@ -129,10 +132,20 @@ class Sending:
     def close_unused_channels(self) -> bool:
         """Close the channels that are idle and were not used since the last call; True when the
         peer has to be told."""
-        announced = [channel for channel in self._channels.close_unused() if channel.announced]
-        for channel in announced:
-            self._housekeeping.append((FrameType.CLOSE, channel.id, b""))
-        return bool(announced)
+        before = len(self._housekeeping)
+        self._channels.close_unused()
+        return len(self._housekeeping) > before
+
+    def admit_waiting(self) -> list[Granted]:
+        """Open the channels that wait for a place, as far as there are places now.
+
+        Returns what to tell whoever waits for their credit.
+        """
+        granted = []
+        for channel in self._channels.admit():
+            self._rings[_priority(channel)].append(channel)
+            granted.append(Granted(channel.target))
+        return granted
 
     # -- what the peer says of it -------------------------------------------------------------
 
@@ -271,10 +284,10 @@ class Sending:
             self._rings[_priority(channel)].append(channel)
             return
         channel.ready = False
+        channel.last_sent = self.last_sent
         if isinstance(channel.target, ToNode) and channel.id >= FIRST_FREE_CHANNEL:
             # A large reply's lane lasts for that reply.
             self._channels.close(channel)
-            self._housekeeping.append((FrameType.CLOSE, channel.id, b""))
 
     def _next_fragment(self, channel: OutboundChannel) -> bytes:
         type_, body = channel.queue[0]

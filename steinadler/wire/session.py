@@ -69,7 +69,8 @@ class Session:
     """Both directions of one session.  Make one per pair of node lives that found each other.
 
     Until `connected` was called for the first time no channel has credit, and nothing is sent.
-    `channel`, `enqueue`, `enqueue_signal` and `enqueue_reply` are those of `Sending`.
+    `channel`, `enqueue`, `enqueue_signal` and `enqueue_reply` are those of `Sending`; the first
+    raises `DeliveryError` when the peer allows no further channel.
     """
 
     def __init__(self, settings: WireSettings) -> None:
@@ -209,6 +210,10 @@ class Session:
                 granted = self._sending.granted(frame.channel, frame.payload)
                 if granted is not None:
                     events.append(granted)
+        if self._receiving.crowded:  # idle channels cannot make way before their credit is back
+            self._grant_all_owed()
+        if self._sending.waiting:
+            events.extend(self._sending.admit_waiting())
         return events
 
     def _handle_unnumbered(self, frame: Frame, events: list[Event]) -> None:
@@ -244,7 +249,11 @@ class Session:
         Only a channel whose whole credit is back closes.  So that it comes back, what is owed on
         channels to us is granted here, however little it is.
         """
+        granted = self._grant_all_owed()
+        return self._sending.close_unused_channels() or granted
+
+    def _grant_all_owed(self) -> bool:
         owed = self._receiving.take_all_owed()
         for channel_id, credit in owed:
             self._sending.grant(channel_id, credit)
-        return self._sending.close_unused_channels() or bool(owed)
+        return bool(owed)

@@ -53,10 +53,13 @@ HELLOS = st.builds(
     labels=st.dictionaries(text(20), text(20), max_size=9).map(lambda d: tuple(sorted(d.items()))),
     features=st.lists(text(64), max_size=5).map(tuple),
     limits=st.builds(
-        lambda window, message, more: PeerLimits(window, message, message + more),
+        lambda window, message, more, channels: PeerLimits(
+            window, message, message + more, channels
+        ),
         st.integers(1, 2**30),
         st.integers(1, 2**32),
         st.integers(0, 2**32),
+        st.integers(3, 2**32),
     ),
     session=st.builds(SessionOffer, NATURAL, NATURAL, NATURAL, NATURAL),
 )
@@ -127,6 +130,8 @@ def test_a_field_that_is_missing_or_of_the_wrong_kind_is_refused(name: str, valu
         ("limits", [10, 0, 10]),
         ("limits", [10, 11, 10]),
         ("limits", [2**30 + 1, 10, 10]),
+        ("limits", [10, 10, 10, 2]),
+        ("limits", [10, 10, 10, -1]),
         ("addresses", [["h", 0]]),
         ("addresses", [["h", 65536]]),
         ("addresses", [["h", 1]] * (MAX_ADDRESSES + 1)),
@@ -151,18 +156,28 @@ def test_values_out_of_their_limits_are_refused(name: str, value: object) -> Non
         replace(HELLO, addresses=(Address("h", 1),) * (MAX_ADDRESSES + 1)),
         replace(HELLO, limits=PeerLimits(1, 2, 1)),
         replace(HELLO, limits=PeerLimits(2**30 + 1, 1, 1)),
+        replace(HELLO, limits=PeerLimits(1, 1, 1, 2)),
     ],
-    ids=["frame", "labels", "label", "addresses", "limits", "window"],
+    ids=["frame", "labels", "label", "addresses", "limits", "window", "channels"],
 )
 def test_a_hello_that_no_peer_would_accept_fails_at_home(wrong: Hello) -> None:
     with pytest.raises(ConfigError):
         encode_hello(wrong)
 
 
-def test_a_window_that_peers_would_refuse_is_no_setting() -> None:
-    WireSettings(window_bytes=2**30)
+def test_a_peer_that_does_not_say_how_many_channels_it_allows_allows_65536() -> None:
+    fields = fields_of(replace(HELLO, limits=PeerLimits(1, 2, 3, 4)))
+    assert fields["limits"] == [1, 2, 3, 4]
+    fields["limits"] = [1, 2, 3]
+    assert decode_hello(cbor2.dumps(fields)).limits == PeerLimits(1, 2, 3, 65_536)
+
+
+def test_settings_that_peers_would_refuse_are_no_settings() -> None:
+    WireSettings(window_bytes=2**30, max_channels=3)
     with pytest.raises(ConfigError, match="window_bytes"):
         WireSettings(window_bytes=2**30 + 1)
+    with pytest.raises(ConfigError, match="max_channels"):
+        WireSettings(max_channels=2)
 
 
 @given(st.binary(max_size=60))

@@ -19,7 +19,12 @@ SETTINGS = WireSettings(
 
 
 def limits_of(settings: WireSettings) -> PeerLimits:
-    return PeerLimits(settings.window_bytes, settings.max_message_bytes, settings.reassembly_bytes)
+    return PeerLimits(
+        settings.window_bytes,
+        settings.max_message_bytes,
+        settings.reassembly_bytes,
+        settings.max_channels,
+    )
 
 
 def frames_in(data: bytes) -> list[Frame]:
