@@ -147,8 +147,8 @@ class ChannelSource:
         self.process: Process | None = None
         self.mailbox: Mailbox | None = None
 
-    def consumed(self, body_bytes: int) -> None:
-        if self.link.session.consumed(self.channel, body_bytes):
+    def consumed(self, body_bytes: int, items: int) -> None:
+        if self.link.session.consumed(self.channel, body_bytes, items):
             self.link.flush()
 
 

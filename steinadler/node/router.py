@@ -284,8 +284,7 @@ class Router:
                     source.mailbox.put(Run(source, items.bodies))
                 else:
                     self.counters.dropped += len(items.bodies)
-                    for body in items.bodies:
-                        source.consumed(len(body))
+                    source.consumed(sum(map(len, items.bodies)), len(items.bodies))
             case FrameType.CALLS:
                 for body in items.bodies:
                     self._remote_call(link, items.channel, body)
@@ -315,7 +314,7 @@ class Router:
         (call,) = CALL_ID.unpack_from(body)
         source = self._source(link, channel)
         if source.process is None:
-            source.consumed(len(body))
+            source.consumed(len(body), 1)
         self.call_arrived(link.node, call, source.process, source, body)
 
     def call_arrived(

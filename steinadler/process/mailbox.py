@@ -27,7 +27,7 @@ CHECKPOINT_EVERY = 64
 class Source(Protocol):
     """Where an item came from, and where its credit goes back to."""
 
-    def consumed(self, body_bytes: int) -> None: ...
+    def consumed(self, body_bytes: int, items: int) -> None: ...
 
 
 class Run:
@@ -112,11 +112,12 @@ class Mailbox:
             head.taken += 1
             if head.taken == len(head.bodies):
                 self._items.popleft()
-            head.source.consumed(len(body))
+                # For all of the run at once: a frame's worth of credit is not worth more steps.
+                head.source.consumed(sum(map(len, head.bodies)), head.taken)
             return body
         self._items.popleft()
         if isinstance(head, Request):
-            head.source.consumed(len(head.body))
+            head.source.consumed(len(head.body), 1)
         elif isinstance(head, Exit):
             self.exits -= 1
         return head
@@ -157,8 +158,8 @@ class LocalWindow:
             self._waiting = trio.lowlevel.ParkingLot()
         await self._waiting.park()
 
-    def consumed(self, body_bytes: int) -> None:
-        self._credit += body_bytes + ITEM_OVERHEAD_BYTES
+    def consumed(self, body_bytes: int, items: int) -> None:
+        self._credit += body_bytes + items * ITEM_OVERHEAD_BYTES
         self.pass_on()
 
     def pass_on(self) -> None:

@@ -231,13 +231,13 @@ class Session:
 
     # -- channels -----------------------------------------------------------------------------
 
-    def consumed(self, channel: InboundChannel, body_bytes: int) -> bool:
-        """A message or a call of this channel was taken, or dropped because its process is gone;
+    def consumed(self, channel: InboundChannel, body_bytes: int, items: int = 1) -> bool:
+        """Messages or calls of this channel were taken, or dropped because their process is gone;
         True when there is credit to send back now.
 
         Each costs credit, so each must be given back, once; signals and replies cost none.
         """
-        grant = channel.consumed(body_bytes + ITEM_OVERHEAD_BYTES)
+        grant = channel.consumed(body_bytes + items * ITEM_OVERHEAD_BYTES)
         if grant and self._receiving.has_open(channel):
             self._sending.grant(channel.id, grant)
             return True
