@@ -1,7 +1,9 @@
 """Who is in the cluster: the SWIM engine, without I/O.
 
-`Swim` decides; `members` holds the records and the one rule that compares them; `messages` is
-what travels; `events` is what the engine is told and what it asks for.  The protocol is that of
+`Swim` takes what happens and hands it on: to `detection`, which looks for signs of life, to
+`beliefs`, which holds the records that win, and to `rumours`, which pass them on.  `members` has
+the records and the one rule that compares them; `messages` is what travels; `events` is what the
+engine is told and what it asks for.  The protocol is that of
 Das, Gupta and Motivala, "SWIM: Scalable Weakly-consistent Infection-style Process Group
 Membership Protocol" (2002), run over connections that are already authenticated and ordered
 instead of UDP.

@@ -440,7 +440,7 @@ def test_strangers_are_not_believed() -> None:
 
 def test_the_table_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """X4: names heard of are bounded."""
-    monkeypatch.setattr("steinadler.membership.swim.MAX_ENTRIES", 3)
+    monkeypatch.setattr("steinadler.membership.beliefs.MAX_ENTRIES", 3)
     assert table_module.MAX_ENTRIES > 3
     swim = engine(BOB, CAROL)
     gossip(swim, BOB, *(member(f"x{number}") for number in range(9)))

@@ -1,0 +1,144 @@
+"""Belief: which records are taken in, and what follows from holding one.
+
+One record per name is held, the greatest by the total order of `members`.  What comes in by
+gossip is believed as it is.  A DOWN in a table is only a suspicion of one who is a member here,
+as in memberlist: the table may be older than the member's return, and a healed partition would
+otherwise bury both sides before it revives them.
+
+**About this node** nobody else's word counts.  It overrules an accusation by a record with a
+higher refutation, which only it can make.  What it cannot overrule, a later life of its name or
+that it has left, it takes for the cluster's last word: it is usurped.
+
+**Memory.**  A record DOWN or LEFT is forgotten in time.  An engine older than that takes no such
+record about a name it does not know, because it may be one that it has forgotten: nodes would
+remind each other for ever.  Nor does a table grow for ever (X4).
+
+An observer's name is nobody's, so records about it are about somebody else; and it passes
+nothing on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from steinadler.identity import NodeId
+from steinadler.membership.detection import Detector
+from steinadler.membership.events import Usurped
+from steinadler.membership.members import Member, MemberState, supersedes
+from steinadler.membership.messages import MAX_INTEGER
+from steinadler.membership.outbox import Outbox, Phase
+from steinadler.membership.rumours import Rumours
+from steinadler.membership.table import MAX_ENTRIES, Entry, Link, Table, transition
+
+
+class Beliefs:
+    """What one node's engine holds to be so, of itself (`me`) and of the others (the table)."""
+
+    def __init__(
+        self,
+        me: Member,
+        table: Table,
+        rumours: Rumours,
+        detector: Detector,
+        outbox: Outbox,
+        *,
+        observer: bool,
+    ) -> None:
+        self.me = me
+        # From when on a name that is not in the table may be one that was forgotten.
+        self.forgetful_at = math.inf
+        self._table = table
+        self._rumours = rumours
+        self._detector = detector
+        self._outbox = outbox
+        self._observer = observer
+
+    def is_me(self, name: str) -> bool:
+        """Whether that is this node's name in the cluster."""
+        return name == self.me.node.name and not self._observer
+
+    def merge(self, records: Iterable[Member], source: NodeId, now: float) -> None:
+        """Take in what `source` passed on as news."""
+        for record in records:
+            name = record.node.name
+            if self.is_me(name):
+                self._hear_of_myself(record)
+                if self._outbox.phase is Phase.STOPPED:
+                    return
+                continue
+            if self._table.find(name) is None:
+                forgotten = not record.state.is_member and now >= self.forgetful_at
+                if forgotten or len(self._table) >= MAX_ENTRIES:
+                    continue
+            left = record.state is MemberState.LEFT
+            self.believe(record, "left" if left else f"declared down by {source.name}", now)
+
+    def merge_table(self, records: Iterable[Member], source: NodeId, now: float) -> None:
+        """Take in what `source` holds, some of which may be old."""
+        softened = []
+        for record in records:
+            if record.state is MemberState.DOWN:
+                entry = self._table.entry_of(record.node)
+                if entry is not None and entry.member.state.is_member:
+                    record = replace(record, state=MemberState.SUSPECT)
+            softened.append(record)
+        self.merge(softened, source, now)
+
+    def believe_state(self, entry: Entry, state: MemberState, reason: str, now: float) -> None:
+        """Hold that a node is now in `state`, if that supersedes what is held."""
+        self.believe(replace(entry.member, state=state), reason, now)
+
+    def believe(self, record: Member, reason: str, now: float) -> None:
+        """Hold `record` if it supersedes what is held, with all that follows from it."""
+        name = record.node.name
+        entry = self._table.find(name)
+        old = None if entry is None else entry.member
+        if old is not None and not supersedes(record, old):
+            return
+        self._outbox.add(transition(old, record, reason))
+        if entry is None:
+            entry = Entry(record, Link.NEVER, now)
+            self._table.add(entry)
+        elif entry.member.node != record.node:
+            self._detector.former_life(entry.member.node)
+            entry.link = Link.NEVER
+        entry.member, entry.since = record, now
+        was_member = old is not None and old.state.is_member
+        if record.state.is_member and not was_member:
+            self._detector.add(name)
+        elif was_member and not record.state.is_member:
+            self._detector.remove(record.node)
+        if record.state is MemberState.SUSPECT:
+            self._detector.suspect(name, now)
+        elif not (self._observer and record.state.is_member and entry.link is Link.LOST):
+            self._detector.clear(name)
+        if not self._observer:
+            self._rumours.add(record)
+
+    def leave(self) -> None:
+        """This node is no longer a member."""
+        self.me = replace(self.me, state=MemberState.LEFT)
+
+    def usurped(self, by: NodeId) -> None:
+        """The name belongs to another life: stop, and say only that."""
+        self._outbox.phase = Phase.STOPPED
+        self._rumours.clear_news()
+        self._outbox.add([Usurped(by)])
+
+    def _hear_of_myself(self, record: Member) -> None:
+        if record.node.incarnation < self.me.node.incarnation:
+            return
+        if (
+            record.node != self.me.node
+            or record.state is MemberState.LEFT
+            or record.refutation >= MAX_INTEGER
+        ):
+            self.usurped(record.node)
+        elif (record.refutation, record.state) <= (self.me.refutation, self.me.state):
+            if record.state is not MemberState.ALIVE:
+                self._rumours.repeat(self.me)  # somebody has missed the refutation
+        else:
+            self.me = replace(self.me, refutation=record.refutation + 1)
+            self._rumours.add(self.me)
