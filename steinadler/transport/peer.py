@@ -1,0 +1,250 @@
+"""One peer name: its link, and when one session ends and the next begins.
+
+    link_to(node)        a link to a life of the peer, before any connection to it
+    settle(hello)        which link a Hello belongs to: resumed, a new session, or another life
+    attach, carry        a connection begins; it breaks, or breaks a rule
+    end(reason)          this life is given up, and nobody keeps it connected any longer
+
+A name, not a life, is what the record is of: two lives of one name are told apart here, and the
+former one ends before the next begins (D3).  When only the session is lost, the life goes on:
+the link is replaced, and whoever keeps the peer connected goes on with the new one.  Reusing the
+old link was refused: whoever waits on it must learn that what it carried is lost (M4).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass
+
+import trio
+
+from steinadler.config import WireSettings
+from steinadler.errors import RemoteProtocolError
+from steinadler.identity import Address, NodeId
+from steinadler.transport.delegate import Delegate
+from steinadler.transport.link import Link, LinkState
+from steinadler.transport.network import Role, SecureStream
+from steinadler.wire.handshake import (
+    MAX_ADDRESSES,
+    ConnectionRank,
+    Hello,
+    Reject,
+    RejectReason,
+)
+
+logger = logging.getLogger("steinadler.transport")
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """A Hello of ours that waits for its answer, and the way to give it up."""
+
+    rank: ConnectionRank
+    scope: trio.CancelScope
+
+
+class Peer:
+    """What is known of one peer name.  Made, kept and forgotten by `Connections`.
+
+    `link` is the present session, `dial` the handshake that this node began, `keeper` the scope
+    of the task that re-dials; there is a keeper only where there is a link.
+    """
+
+    def __init__(
+        self, name: str, settings: WireSettings, rng: random.Random, delegate: Delegate
+    ) -> None:
+        self.name = name
+        self.link: Link | None = None
+        self.dial: Dial | None = None
+        self.keeper: trio.CancelScope | None = None
+        self.addresses: tuple[Address, ...] = ()
+        # Where the peer was seen to be: only a refusal from there says something about it.
+        self.good_address: Address | None = None
+        self._settings = settings
+        self._rng = rng
+        self._delegate = delegate
+        # What our Hellos offered while there was no link: the peer may have taken it up although
+        # its answer was lost, so the next Hello offers the same.
+        self._offered: Link | None = None
+        # Where else the present link's peer was found, so that it is not dialled there for ever.
+        self._found_at: set[Address] = set()
+
+    # -- what is known ------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        return self.link is not None and self.link.connected
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing would be lost by forgetting this record."""
+        return not (self.link or self.dial or self._offered)
+
+    def is_connected_at(self, address: Address) -> bool:
+        """Whether dialling `address` would only find the peer that is connected already."""
+        return self.connected and (
+            address in self.addresses or address == self.good_address or address in self._found_at
+        )
+
+    def was_found_at(self, address: Address) -> None:
+        """The connected peer answers there too."""
+        if len(self._found_at) < MAX_ADDRESSES:
+            self._found_at.add(address)
+
+    def addresses_to_dial(self) -> list[Address]:
+        """Everywhere the peer may be, first where it was seen."""
+        good = self.good_address
+        addresses = sorted(self.addresses, key=lambda address: address != good)
+        if good is not None and good not in addresses:
+            addresses.insert(0, good)
+        return addresses
+
+    def outranking(self, hello: Hello) -> Reject | None:
+        """The refusal of this Hello, when another connection to the same life is to be kept."""
+        rank = ConnectionRank(hello.session.connection_number, hello.node.name)
+        rivals = [self.dial.rank] if self.dial is not None else []
+        link = self.link
+        if link is not None and link.node == hello.node and link.connected:
+            rivals.append(link.rank)
+        for rival in rivals:
+            if not rank.beats(rival):
+                return Reject(RejectReason.SUPERSEDED, "another connection is kept", rival.number)
+        return None
+
+    # -- sessions -----------------------------------------------------------------------------
+
+    def link_to(self, node: NodeId) -> Link:
+        """The link to this life of the peer, made now if no connection did so yet."""
+        if self.link is None or self.link.node != node:
+            self.end("restarted")
+            self.link = self._new_link(node, Role.NODE, self.take_token())
+        return self.link
+
+    def end(self, reason: str) -> None:
+        """Give the present life up: its connection, its session, its re-dialling."""
+        keeper, self.keeper = self.keeper, None
+        # A handshake of it is left to end by itself: whoever is there may have taken it, and
+        # have given up a dial of its own that we answered.
+        if keeper is not None and self.dial is None:
+            keeper.cancel()
+        self._end_link(reason)
+
+    def link_to_offer(self) -> Link:
+        """What our next Hello offers."""
+        if self.link is not None:
+            return self.link
+        if self._offered is None:
+            # Before anything is agreed a link of no life in particular stands for the session.
+            self._offered = self._new_link(NodeId(self.name, 0), Role.NODE, self._new_token())
+        return self._offered
+
+    def take_token(self) -> int:
+        """The token for a new session: what our Hellos offered, if they did.  Offered no more."""
+        offered, self._offered = self._offered, None
+        return self._new_token() if offered is None else offered.token
+
+    def settle(self, hello: Hello, token: int) -> tuple[Link, int]:
+        """The link that a Hello belongs to, and up to which frame the peer has what it sent.
+
+        A session that the peer does not remember ends here, and a new one begins under `token`.
+        """
+        link, self._offered = self.link, None
+        if link is None:
+            link = self._new_link(hello.node, Role(hello.role), token)
+        elif link.node != hello.node:
+            self.end("restarted")
+            link = self._new_link(hello.node, Role(hello.role), token)
+        elif link.peer_token == 0:  # made for a member, and now connected for the first time
+            link.token = token
+        elif link.can_resume(hello.session):
+            return link, hello.session.last_received
+        else:
+            self._end_session(link, "lost session")
+            link = self._new_link(hello.node, Role(hello.role), token)
+        link.peer_token = hello.session.token
+        self.link = link
+        return link, 0
+
+    # -- connections --------------------------------------------------------------------------
+
+    def attach(
+        self,
+        link: Link,
+        stream: SecureStream,
+        hello: Hello,
+        last_received: int,
+        *,
+        dialler: str,
+    ) -> None:
+        """Carry the link on over `stream`.  `carry` must follow.
+
+        Raises `RemoteProtocolError`, and the session is lost, when the peer claims to have
+        received what was never sent.
+        """
+        rank = ConnectionRank(hello.session.connection_number, dialler)
+        try:
+            link.attach(stream, rank, hello.limits, last_received)
+        except RemoteProtocolError as error:
+            self._lose_session(link, f"protocol error: {error}")
+            raise
+        self.addresses = hello.addresses
+        if dialler == hello.node.name:
+            self.good_address = next(
+                (a for a in hello.addresses if a.host == stream.remote.host),
+                hello.addresses[0] if hello.addresses else None,
+            )
+        else:
+            self.good_address = stream.remote
+        self._delegate.link_connected(link, hello)
+
+    async def carry(self, link: Link, stream: SecureStream, rest: bytes) -> None:
+        """Run the attached connection to its end, and draw the consequences.
+
+        `rest` is what came in behind the peer's Hello.
+        """
+        try:
+            await link.run(stream, rest)
+        except RemoteProtocolError as error:
+            logger.warning("closed the connection to %s: protocol error: %s", link.node, error)
+            if self.link is link:
+                self._lose_session(link, f"protocol error: {error}")
+        else:
+            if self.link is link and link.state is LinkState.WAITING:
+                if link.role is Role.NODE:
+                    self._delegate.link_disconnected(link)
+                else:  # an observer that comes back comes back as another one
+                    self.end("connection closed")
+
+    def broke_early(self, link: Link) -> None:
+        """The connection broke between `settle` and `attach`."""
+        if self.link is link and link.role is Role.OBSERVER and not link.connected:
+            self.end("connection closed")  # as in `carry`: nobody resumes it
+
+    # -- how a session ends -------------------------------------------------------------------
+
+    def _lose_session(self, link: Link, reason: str) -> None:
+        self._delegate.link_disconnected(link)
+        if self.link is link:
+            self._end_session(link, reason)
+            if self.keeper is not None:
+                self.link_to(link.node)
+
+    def _end_session(self, link: Link, reason: str) -> None:
+        """End the session, but not the life: whoever keeps it connected stays."""
+        self._end_link(reason)
+        if link.role is Role.NODE:
+            self._delegate.session_lost(link.node, reason)
+
+    def _end_link(self, reason: str) -> None:
+        link, self.link = self.link, None
+        if link is not None:
+            self._found_at.clear()
+            link.end(reason)
+            self._delegate.link_ended(link, reason)
+
+    def _new_token(self) -> int:
+        return self._rng.getrandbits(63) + 1  # never 0, which means "none"
+
+    def _new_link(self, node: NodeId, role: Role, token: int) -> Link:
+        return Link(node, role, token, self._settings, self._delegate.events)
