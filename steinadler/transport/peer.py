@@ -48,7 +48,7 @@ class Peer:
     """What is known of one peer name.  Made, kept and forgotten by `Connections`.
 
     `link` is the present session, `dial` the handshake that this node began, `keeper` the scope
-    of the task that re-dials; there is a keeper only where there is a link.
+    of the task that re-dials; there is a keeper only where there is a link, or will be at once.
     """
 
     def __init__(
@@ -116,10 +116,12 @@ class Peer:
 
     def link_to(self, node: NodeId) -> Link:
         """The link to this life of the peer, made now if no connection did so yet."""
-        if self.link is None or self.link.node != node:
-            self.end("restarted")
-            self.link = self._new_link(node, Role.NODE, self.take_token())
-        return self.link
+        link = self.link
+        if link is None or link.node != node:
+            if link is not None:
+                self.end("restarted")
+            link = self.link = self._new_link(node, Role.NODE, self.take_token())
+        return link
 
     def end(self, reason: str) -> None:
         """Give the present life up: its connection, its session, its re-dialling."""

@@ -1,0 +1,167 @@
+"""Which sessions, lives and re-dialling tasks of a peer end, and which go on."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+
+from steinadler.config import WireSettings
+from steinadler.errors import RemoteProtocolError
+from steinadler.identity import Address, NodeId
+from steinadler.transport.handshake import Handshakes
+from steinadler.transport.link import Link, LinkState
+from steinadler.transport.network import PeerIdentity, Role, SecureStream
+from steinadler.transport.peer import Peer
+from steinadler.wire.handshake import Hello, Reject, SessionOffer
+from steinadler.wire.session import Event, PeerLimits
+
+BOB = NodeId("bob", 1)
+HERE = Address("127.0.0.1", 4000)
+
+
+class Notes:
+    """A delegate that admits everybody and writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, NodeId]] = []
+
+    def hello_facts(self) -> tuple[int, tuple[tuple[str, str], ...]]:
+        return 0, ()
+
+    def admit(self, hello: Hello) -> Reject | None:
+        return None
+
+    def link_connected(self, link: Link, hello: Hello) -> None:
+        self.told.append(("connected", link.node))
+
+    def link_disconnected(self, link: Link) -> None:
+        self.told.append(("disconnected", link.node))
+
+    def link_ended(self, link: Link, reason: str) -> None:
+        self.told.append((f"ended: {reason}", link.node))
+
+    def session_lost(self, node: NodeId, reason: str) -> None:
+        self.told.append((f"lost: {reason}", node))
+
+    def peer_refused(self, node: NodeId) -> None:
+        self.told.append(("refused", node))
+
+    def rejected(self, reject: Reject, by: str) -> None:
+        raise AssertionError("nobody was dialled")
+
+    def events(self, link: Link, events: list[Event]) -> None:
+        raise AssertionError("nothing was sent")
+
+
+class BrokenStream(SecureStream):
+    """A connection that broke right after the peer's Hello."""
+
+    def __init__(self, role: Role) -> None:
+        self.peer = PeerIdentity("cluster", role, "bob")
+        self.remote = HERE
+
+    def write_nowait(self, data: bytes) -> bool:
+        raise trio.BrokenResourceError
+
+    async def flush(self) -> None:
+        raise trio.BrokenResourceError
+
+    async def receive_some(self) -> bytes:
+        raise trio.BrokenResourceError
+
+    def close_nowait(self) -> None:
+        pass
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def peer(notes: Notes) -> Peer:
+    return Peer("bob", WireSettings(), random.Random(1), notes)
+
+
+def hello(
+    node: NodeId = BOB, *, role: Role = Role.NODE, token: int = 7, last_received: int = 0
+) -> Hello:
+    wire = WireSettings()
+    limits = PeerLimits(wire.window_bytes, wire.max_message_bytes, wire.reassembly_bytes)
+    offer = SessionOffer(token, 0, last_received, 1)
+    return Hello("cluster", role.value, node, 0, (HERE,), (), (), limits, offer)
+
+
+def kept(peer: Peer) -> trio.CancelScope:
+    peer.link_to(BOB)
+    peer.keeper = trio.CancelScope()
+    return peer.keeper
+
+
+async def test_a_lost_session_ends_its_link_and_not_the_re_dialling_m3_m4(
+    peer: Peer, notes: Notes
+) -> None:
+    keeper = kept(peer)
+    first, _ = peer.settle(hello(token=7), 1)
+    second, last_received = peer.settle(hello(token=8), 2)
+    assert (first.state, first.end_reason) == (LinkState.ENDED, "lost session")
+    assert (second.node, second.token, second.peer_token, last_received) == (BOB, 2, 8, 0)
+    assert peer.link is second
+    assert peer.keeper is keeper
+    assert not keeper.cancel_called
+    assert notes.told == [("ended: lost session", BOB), ("lost: lost session", BOB)]
+
+
+async def test_a_session_that_both_remember_goes_on_m3(peer: Peer, notes: Notes) -> None:
+    first, _ = peer.settle(hello(), 1)
+    assert peer.settle(hello(last_received=5), 2) == (first, 5)
+    assert first.token == 1
+    assert notes.told == []
+
+
+async def test_another_life_ends_the_former_one_and_its_re_dialling_d3(
+    peer: Peer, notes: Notes
+) -> None:
+    keeper = kept(peer)
+    former, _ = peer.settle(hello(), 1)
+    later = NodeId("bob", 2)
+    link, _ = peer.settle(hello(later), 2)
+    assert (former.end_reason, link.node) == ("restarted", later)
+    assert keeper.cancel_called
+    assert peer.keeper is None
+    assert notes.told == [("ended: restarted", BOB)]
+
+
+async def test_whoever_received_what_was_never_sent_loses_the_session_x4(
+    peer: Peer, notes: Notes
+) -> None:
+    keeper = kept(peer)
+    link, _ = peer.settle(hello(), 1)
+    stream = BrokenStream(Role.NODE)
+    with pytest.raises(RemoteProtocolError):
+        peer.attach(link, stream, hello(), 99, dialler="bob")
+    assert link.state is LinkState.ENDED
+    assert peer.link is not None  # for the connection that the keeper makes next
+    assert peer.link.peer_token == 0
+    assert not keeper.cancel_called
+    assert [what.split(":")[0] for what, _ in notes.told] == ["disconnected", "ended", "lost"]
+
+
+async def test_the_next_session_bears_the_token_that_was_offered(peer: Peer) -> None:
+    offered = peer.link_to_offer()
+    assert peer.link_to_offer() is offered
+    assert not peer.unused  # the peer may have taken it up
+    assert peer.link_to(BOB).token == offered.token
+
+
+@pytest.mark.parametrize(("role", "forgotten"), [(Role.OBSERVER, True), (Role.NODE, False)])
+async def test_nothing_is_kept_of_an_observer_that_goes_before_the_answer_x4(
+    peer: Peer, notes: Notes, role: Role, forgotten: bool
+) -> None:
+    """Observers come under ever new names, so each would be kept for ever; a node comes back."""
+    us = PeerIdentity("cluster", Role.NODE, "alice")
+    handshakes = Handshakes(us, NodeId("alice", 1), WireSettings(), notes)
+    assert handshakes.answer(BrokenStream(role), peer, hello(role=role)) is None
+    assert peer.unused is forgotten
