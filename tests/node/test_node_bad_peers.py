@@ -18,7 +18,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_peer import INCARNATION, RawPeer, raw_peer
 
-from steinadler import Address, Config, Node, NodeId, ProcessId, WireSettings, open_node
+from steinadler import (
+    Address,
+    Config,
+    Node,
+    NodeId,
+    Process,
+    ProcessId,
+    WireSettings,
+    open_node,
+)
 from steinadler.security import Role
 from steinadler.wire import plain
 from steinadler.wire.channels import CONTROL, ToName, ToProcess
@@ -215,6 +224,30 @@ async def test_no_question_ends_a_built_in_process_x4(
             assert frame is not None
             assert await node.call("$echo", 1) == 1
             assert (await node.call("$info", None))["processes"] == 4
+
+
+async def test_what_follows_a_goodbye_is_of_nobody_m4(node: Node, peer: RawPeer) -> None:
+    """A Down has told that the peer is gone: nothing of it may come, or be owed, after that."""
+    got: list[object] = []
+
+    async def listens(me: Process) -> None:
+        while True:
+            got.append(await me.receive())
+
+    node.spawn(listens, name="ear")
+    with trio.fail_after(5):
+        await peer.shake_hands()
+        await node.wait_for_member("mallory")
+        channel = peer.session.channel(ToName("ear"))
+        peer.session.enqueue(channel, FrameType.MESSAGES, plain.dumps("late"))
+        peer.session.enqueue(channel, FrameType.CALLS, struct.pack(">Q", 1) + plain.dumps("late"))
+        # In one write, so that one read brings both.
+        await peer.say(encode_frame(FrameType.GOODBYE) + peer.session.data_to_send())
+        await peer.wait_closed()
+        await node.call("$echo", 1)
+    await trio.testing.wait_all_tasks_blocked()
+    assert got == []
+    assert len(node._router.owed) == 0
 
 
 async def test_a_call_that_comes_twice_closes_the_connection_x4(
