@@ -14,6 +14,7 @@ import trio
 from steinadler.config import Config
 from steinadler.discovery import Advertisement, Mdns, RuntimeFolder, Seeds, Source
 from steinadler.discovery.source import Found
+from steinadler.errors import ConfigError
 from steinadler.identity import Address, NodeId, check_node_name, parse_address
 from steinadler.node.node import Node
 from steinadler.security.credentials import Credentials
@@ -62,6 +63,11 @@ async def open_node(
     What the block raises comes out as it is, not in an exception group.
     """
     check_node_name(name)
+    if isinstance(seeds, str):
+        raise ConfigError(f"seeds is a list of addresses, as in seeds=[{seeds!r}]")
+    for item in (labels or {}).items():
+        if not all(isinstance(text, str) for text in item):
+            raise ConfigError(f"labels are texts; {item[0]!r}: {item[1]!r} is not")
     config = config or Config()
     rng = random.Random()
     addresses = [seed if isinstance(seed, Address) else parse_address(seed) for seed in seeds]

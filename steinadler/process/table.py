@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import outcome
 import trio
 
-from steinadler.errors import NodeClosed
+from steinadler.errors import ConfigError, NodeClosed
 from steinadler.identity import NodeId, ProcessId
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.mailbox import Mailbox
@@ -52,10 +53,12 @@ class Processes:
     ) -> Process:
         """Start a process; its mailbox and name exist when this returns.
 
-        Raises `NodeClosed`, or what `LocalNames.register` raises (then nothing was started).
+        Raises `NodeClosed`, `ConfigError` for what cannot run as a process with these arguments,
+        or what `LocalNames.register` raises (then nothing was started).
         """
         if self._nursery is None:
             raise NodeClosed("processes run only while the node is open")
+        _check_runnable(function, args)
         number = self._next_number
         if name is not None:
             self.names.register(name, number, by_runtime=by_runtime)
@@ -112,3 +115,19 @@ class Processes:
             process.end(SHUTDOWN)
         if self._processes:
             await self._all_ended.wait()
+
+
+def _check_runnable(function: ProcessFunction, args: tuple[Any, ...]) -> None:
+    what = getattr(function, "__qualname__", repr(function))
+    is_coroutine: bool = inspect.iscoroutinefunction(function)
+    if not is_coroutine:
+        raise ConfigError(
+            f"{what} cannot be a process: it must be an 'async def' whose first parameter is the "
+            "Process it runs as"
+        )
+    try:
+        inspect.signature(function).bind(None, *args)
+    except TypeError as error:
+        raise ConfigError(
+            f"{what} cannot run with these {len(args)} arguments after its Process: {error}"
+        ) from None

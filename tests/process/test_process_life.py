@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from steinadler import Node, ProcessExited, open_node
+from steinadler import ConfigError, Node, ProcessExited, open_node
 from steinadler.process import Call, Process
 from steinadler.process.process import describe
 
@@ -51,11 +51,22 @@ async def test_an_exception_is_the_exit_reason_and_one_log_entry(
     assert len([r for r in caplog.records if r.levelno == logging.ERROR]) == 1
 
 
-async def test_what_is_no_coroutine_function_is_a_crash_of_the_process(node: Node) -> None:
+async def test_what_cannot_run_as_a_process_is_not_started(node: Node) -> None:
     def returns_none(me: Process) -> None:
         return
 
-    assert (await spawned(node, returns_none)).startswith("TypeError")
+    async def takes_one(me: Process, one: int) -> None:
+        return
+
+    before = node.process_count()
+    with pytest.raises(ConfigError, match="async def"):
+        node.spawn(returns_none)
+    with pytest.raises(ConfigError, match="missing a required argument: 'one'"):
+        node.spawn(takes_one, name="one")
+    with pytest.raises(ConfigError, match="too many"):
+        node.spawn(takes_one, 1, 2)
+    assert node.process_count() == before
+    assert await node.whereis("one") is None
 
 
 async def test_a_group_of_one_stands_for_the_one(node: Node) -> None:
