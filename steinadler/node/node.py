@@ -161,7 +161,8 @@ class Node:
         """Start `function(me, *args)` as a process of this node.
 
         Its mailbox, and its name if it gets one, exist when this returns.  Raises `NameConflict`
-        when the name is taken, `ConfigError` when it is none, `NodeClosed`.
+        when the name is taken, `ConfigError` when it is none or when the function is not an
+        `async def` that takes these arguments, `NodeClosed`.
         """
         return self._processes.spawn(self, function, args, name=name).id
 
@@ -255,12 +256,13 @@ class Node:
     async def whereis(self, name: str) -> ProcessId | None:
         """Which process has `"name"` here, or `"name@node"` there; None when none has.
 
-        Raises `NodeDown`.
+        Raises `NodeDown`, `NodeClosed`.
         """
         where = self._router.resolve(name)
         assert isinstance(where, ProcessName)
         if where.node in (None, self.name):
             await trio.lowlevel.checkpoint()
+            self._peering.require_open()
             return self.find_local(where.name)
         found = await self.call(ProcessName("$names", where.node), ("whereis", where.name))
         return found if isinstance(found, ProcessId) else None
@@ -434,6 +436,7 @@ class Node:
             logger.warning("still running after the grace period: %s", stuck)
         await self._peering.leave(GOODBYE_PATIENCE_S)
         self._peering.close()
+        self._router.close()
         self._hub.close()
 
 

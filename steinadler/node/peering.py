@@ -304,12 +304,19 @@ class Peering:
                     self._fail(text)
                     return Reject(RejectReason.CLOSING, "it came second, and gives way")
                 return Reject(RejectReason.NAME_IN_USE, text)
+            case Admission.STALE if self._has_left(hello.node):
+                # It was dialling when it left: nothing is wrong.
+                return Reject(RejectReason.CLOSING, f"{hello.node.name!r} has left the cluster")
             case Admission.STALE:
                 return Reject(
                     RejectReason.STALE,
                     f"a later life of {hello.node.name!r} is known; "
                     "is the clock of its machine behind?",
                 )
+
+    def _has_left(self, node: NodeId) -> bool:
+        record = self._engine.find(node.name)
+        return record is not None and record.node == node
 
     def rejected(self, reject: Reject, by: str) -> None:
         if reject.reason not in (RejectReason.NAME_IN_USE, RejectReason.STALE):

@@ -138,7 +138,7 @@ class Router:
         return destination
 
     def outlet(self, destination: Destination) -> Outlet:
-        """The way to a destination.  Raises `NodeDown`, `ConfigError`."""
+        """The way to a destination.  Raises `NodeDown`, `NodeClosed`, `ConfigError`."""
         outlet = self._outlets.get(destination)
         if outlet is None:
             outlet = self._find_outlet(self.resolve(destination))
@@ -147,7 +147,12 @@ class Router:
             self._outlets[destination] = outlet
         return outlet
 
+    def close(self) -> None:
+        """Deliver nothing more: whoever tries is told that the node has closed."""
+        self._outlets.clear()
+
     def _find_outlet(self, where: ProcessId | ProcessName) -> Outlet:
+        self._peering.require_open()
         if isinstance(where, ProcessName):
             target: Target = ToName(where.name)
             if where.node in (None, self._node.name):

@@ -20,7 +20,7 @@ from enum import Enum
 import trio
 
 from steinadler.config import Config
-from steinadler.errors import RemoteProtocolError
+from steinadler.errors import RemoteProtocolError, SecurityError
 from steinadler.identity import Address, NodeId
 from steinadler.transport.delegate import Delegate
 from steinadler.transport.handshake import Greeted, Handshakes
@@ -249,7 +249,8 @@ class Connections:
                 raise DialError("no answer in time", refused=False)
             connected = await self._greet(stream, address, expected)
         except DialError as error:
-            self._complain(address, str(error))
+            unlike = isinstance(error.__cause__, SecurityError)  # somebody has to do something
+            self._complain(address, str(error), logging.WARNING if unlike else logging.INFO)
             if error.refused:
                 return DialOutcome.REFUSED
         except (RemoteProtocolError, trio.BrokenResourceError) as error:
@@ -292,10 +293,10 @@ class Connections:
         await peer.carry(link, stream, rest)
         self._forget_unused(peer.name)
 
-    def _complain(self, address: Address, text: str) -> None:
+    def _complain(self, address: Address, text: str, level: int = logging.INFO) -> None:
         """Log a failure, once per address and kind of failure."""
         if self._complaints.get(address) != text:
             if len(self._complaints) >= MAX_COMPLAINTS:
                 self._complaints.clear()
             self._complaints[address] = text
-            logger.info("cannot connect to %s: %s", address, text)
+            logger.log(level, "cannot connect to %s: %s", address, text)

@@ -63,6 +63,10 @@ class Greeted:
     rest: bytes
 
 
+# What happens between nodes that come and go, with nobody at fault.
+_UNREMARKABLE = (RejectReason.SUPERSEDED, RejectReason.SELF, RejectReason.CLOSING)
+
+
 class Handshakes:
     """How one node introduces itself, and what it makes of who answers or comes.
 
@@ -167,7 +171,7 @@ class Handshakes:
 
         The stream is the caller's to close.
         """
-        if reject.reason not in (RejectReason.SUPERSEDED, RejectReason.SELF):
+        if reject.reason not in _UNREMARKABLE:
             logger.warning("turned away %s at %s: %s", stream.peer, stream.remote, reject.detail)
         try:
             stream.write_nowait(encode_reject(reject))

@@ -49,7 +49,7 @@ class RejectReason(StrEnum):
     STALE = "stale"  # a life of that name that is over
     SELF = "self"  # that was ourselves
     SUPERSEDED = "superseded"  # another connection between the two is the one to keep
-    CLOSING = "closing"  # the node is shutting down
+    CLOSING = "closing"  # one of the two is shutting down
 
 
 @dataclass(frozen=True, slots=True)

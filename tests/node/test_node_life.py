@@ -215,12 +215,40 @@ async def test_whoever_still_waits_when_the_node_closes_is_told(tmp_path: Path) 
     with pytest.raises(NodeClosed):
         alice.spawn(sleeper)
     with trio.fail_after(1):
-        with pytest.raises(NodeClosed):
-            await alice.call("$echo@bob", 1)
+        for destination in ("$echo@bob", "$echo"):
+            with pytest.raises(NodeClosed):
+                await alice.call(destination, 1)
+            with pytest.raises(NodeClosed):
+                await alice.send(destination, 1)
+        for name in ("$echo", "$echo@bob"):
+            with pytest.raises(NodeClosed):
+                await alice.whereis(name)
         with pytest.raises(NodeClosed):
             await alice.wait_for_member("bob")
         async for _ in alice.events():
             pytest.fail("an event after the end")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [({"labels": {"zone": 1}}, "labels are texts"), ({"seeds": "127.0.0.1:1"}, "a list")],
+)
+async def test_odd_arguments_are_named(tmp_path: Path, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        async with open_node("alice", home=tmp_path, **OPTIONS, **options):
+            pytest.fail("it opened")
+
+
+async def test_whoever_leaves_while_it_is_dialling_is_no_reason_to_warn(
+    nodes: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await nodes.open_all("alice", "bob", "carol")
+    for _ in range(3):
+        dave = await nodes.open("dave")
+        with trio.fail_after(5):
+            await dave.wait_for_members(4)
+        await nodes.close(dave)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
 
 
 async def test_two_nodes_of_one_name_the_second_fails_and_the_first_lives(nodes: Any) -> None:
