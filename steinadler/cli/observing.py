@@ -142,6 +142,11 @@ async def observing(where: Where, timeout_s: float) -> AsyncIterator[Observer]:
         yield Observer(node, where, deadline, timeout_s)
 
 
+def briefly_joining(command: Any) -> Any:
+    """The options of every command here: what goes wrong is to be told in one line."""
+    return joining(command, log_level="error")
+
+
 def timeout(command: Any) -> Any:
     """`--timeout`, of every command here."""
     return click.option(
@@ -156,7 +161,7 @@ def timeout(command: Any) -> Any:
 
 
 @click.command()
-@joining
+@briefly_joining
 @timeout
 @as_json
 def members(
@@ -205,7 +210,7 @@ def _print_table(listed: list[dict[str, Any]]) -> None:
 
 @click.command()
 @click.argument("name", type=DESTINATION)
-@joining
+@briefly_joining
 @timeout
 @as_json
 def whereis(
@@ -244,7 +249,7 @@ def _place(name: ProcessName, process: ProcessId) -> dict[str, str]:
 @click.command()
 @click.argument("destination", type=DESTINATION, metavar="DEST")
 @click.argument("message", type=JSON, metavar="JSON")
-@joining
+@briefly_joining
 @timeout
 @as_json
 def send(
@@ -288,7 +293,7 @@ def send(
     metavar="MODULE",
     help="Where the classes of the reply are registered with @steinadler.message.  Repeatable.",
 )
-@joining
+@briefly_joining
 @timeout
 @as_json
 def call(

@@ -116,13 +116,13 @@ class Where:
         return f"{', '.join(places[:-1])} and {places[-1]}"
 
 
-def joining(command: _Command) -> _Command:
+def joining(command: _Command, *, log_level: str = "warning") -> _Command:
     """The options of every command that joins a cluster."""
     for option in (
         click.option(
             "--log-level",
             type=click.Choice(_LOG_LEVELS),
-            default="warning",
+            default=log_level,
             show_default=True,
             callback=lambda _ctx, _param, level: set_up_logging(level),
             expose_value=False,
