@@ -26,10 +26,11 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import assert_never
 
 from steinadler.config import MembershipSettings
-from steinadler.identity import NodeId
+from steinadler.identity import Address, NodeId
 from steinadler.membership import timing
 from steinadler.membership.beliefs import Beliefs
 from steinadler.membership.detection import Detector
@@ -100,6 +101,13 @@ class Swim:
         if not self._observer and self._beliefs.me.state.is_member:
             members.append(self._beliefs.me)
         return tuple(sorted(members, key=lambda member: member.node.name))
+
+    def listen_at(self, addresses: tuple[Address, ...]) -> None:
+        """This node is reached at `addresses`: known once it listens, when peers may have come.
+
+        Raises `ConfigError` when its record is too large with them.
+        """
+        self._beliefs.me = replace(self._beliefs.me, addresses=addresses)
 
     @property
     def refutation(self) -> int:

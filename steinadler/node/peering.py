@@ -95,17 +95,14 @@ class Peering:
         self._listener = listener
         self._observer = network.identity.role is Role.OBSERVER
         self.connections = Connections(network, node, config, rng, self)
-        self._engine = self._new_engine(())
+        me = Member(node, labels=labels)
+        self._engine = Swim(me, config.membership, rng, observer=self._observer)
         self._deadline_moved = trio.Event()
         self._turned_away_since: float | None = None
         self._failure: Exception | None = None
         self._failed = trio.Event()
         self._changed = trio.Event()
         self._closed = False
-
-    def _new_engine(self, addresses: tuple[Address, ...]) -> Swim:
-        me = Member(self._node, addresses, self._labels)
-        return Swim(me, self._config.membership, self._rng, observer=self._observer)
 
     # -- for the node -------------------------------------------------------------------------
 
@@ -122,7 +119,7 @@ class Peering:
         """
         async with trio.open_nursery() as nursery:
             addresses = await nursery.start(self._run_connections, host, port)
-            self._engine = self._new_engine(addresses)
+            self._engine.listen_at(addresses)
             nursery.start_soon(self._keep_watch)
             nursery.start_soon(self._reconnect)
             nursery.start_soon(self._close_idle_channels)

@@ -506,3 +506,13 @@ def test_an_observer_with_a_nodes_name_sees_that_node() -> None:
     assert swim.admit(namesake.node, START) is Admission.ADMITTED
     assert events(swim.handle(Connected(namesake), START)) == [Up(namesake)]
     assert swim.find("me") == namesake
+
+
+def test_where_it_listens_may_be_told_after_the_first_peer_came() -> None:
+    """A port is open before the engine knows it: whoever connects in between is kept."""
+    swim = engine()
+    swim.handle(Connected(BOB), START)
+    swim.listen_at((Address("192.0.2.9", 4370),))
+    addresses = {member.node.name: member.addresses for member in swim.members()}
+    assert addresses[ME.node.name] == (Address("192.0.2.9", 4370),)
+    assert BOB.node.name in addresses
