@@ -9,8 +9,13 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
 
 from steinadler import Node, open_node
+
+# How fast examples are made says something about the machine, and nothing about the code.
+settings.register_profile("steinadler", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steinadler")
 
 
 @pytest.fixture(autouse=True)
