@@ -55,6 +55,7 @@ class TcpNetwork(Network):
         self._credentials = credentials
         self._max_handshakes = settings.max_handshakes
         self._handshake_timeout_s = wire.handshake_timeout_s
+        self._idle_poll_s = wire.idle_poll_s
 
     async def serve(
         self,
@@ -120,6 +121,7 @@ class TcpNetwork(Network):
                     self._credentials.server_context(),
                     server_side=True,
                     cluster_id=self.identity.cluster_id,
+                    idle_poll_s=self._idle_poll_s,
                 )
         except SecurityError as error:
             refusal = str(error)
@@ -150,6 +152,7 @@ class TcpNetwork(Network):
                 self._credentials.client_context(),
                 server_side=False,
                 cluster_id=self.identity.cluster_id,
+                idle_poll_s=self._idle_poll_s,
             )
         except SecurityError as error:
             somebody_else = isinstance(error, AnotherProtocol)

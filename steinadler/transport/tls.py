@@ -35,6 +35,7 @@ from steinadler.errors import SecurityError
 from steinadler.identity import Address
 from steinadler.security.credentials import ALPN
 from steinadler.security.peer import PeerIdentity, identify
+from steinadler.transport import idle_polling
 from steinadler.transport.network import SecureStream
 
 _RECEIVE_BYTES = 256 * 1024
@@ -152,6 +153,7 @@ class TlsStream(SecureStream):
         if self._state is _State.CLOSED:
             return
         self._state = _State.CLOSED
+        idle_polling.unwatch(self._ciphertext.sock)
         trio.lowlevel.notify_closing(self._ciphertext.sock)
         with suppress(OSError):
             self._ciphertext.sock.close()
@@ -231,13 +233,19 @@ class TlsStream(SecureStream):
 
 
 async def handshake(
-    sock: socket.socket, context: ssl.SSLContext, *, server_side: bool, cluster_id: str
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    *,
+    server_side: bool,
+    cluster_id: str,
+    idle_poll_s: float = 0.0,
 ) -> TlsStream:
     """Authenticate both sides of a connected TCP socket, and return the stream over it.
 
     Takes ownership of `sock` and makes it non-blocking; on any exception, cancellation
     included, it is closed.  The stream's `peer` is what the peer's certificate says, and its
-    `remote` the address of the socket's far end.
+    `remote` the address of the socket's far end.  The socket is then polled for up to
+    `idle_poll_s` at a time while nothing else runs (`idle_polling`).
 
     Waits without limit: the caller bounds it.  Raises `SecurityError` when the far end is not a
     peer of the cluster, with a text that says what it is instead (`AnotherProtocol` when it is
@@ -263,7 +271,9 @@ async def handshake(
             raise SecurityError(explain(error)) from error
         except OSError as error:
             raise trio.BrokenResourceError(explain(error)) from error
-        return TlsStream(ciphertext, tls, _judge(tls, cluster_id), remote)
+        stream = TlsStream(ciphertext, tls, _judge(tls, cluster_id), remote)
+        idle_polling.watch(sock, idle_poll_s)
+        return stream
     except BaseException:
         sock.close()
         raise
