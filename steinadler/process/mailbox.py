@@ -60,7 +60,7 @@ class Mailbox:
     mailboxes of most programs are empty most of the time.
     """
 
-    __slots__ = ("_items", "_receiver", "_until_checkpoint", "closed", "exits", "local")
+    __slots__ = ("_items", "_receiver", "_taken", "_until_checkpoint", "closed", "exits", "local")
 
     def __init__(self, window_bytes: int) -> None:
         self.closed = False
@@ -69,6 +69,7 @@ class Mailbox:
         self._items: deque[Run | Request | Down | Exit] | None = None
         self._receiver: trio.lowlevel.Task | None = None
         self._until_checkpoint = CHECKPOINT_EVERY
+        self._taken = 0  # before `_until_checkpoint`, which counts them down, was last set
 
     def put(self, item: Run | Request | Down | Exit) -> None:
         """Add an item; whoever calls has seen to its credit and that the mailbox is open."""
@@ -89,6 +90,7 @@ class Mailbox:
 
         Raises `trio.BusyResourceError` when another task waits already.
         """
+        self._taken = self.taken
         self._until_checkpoint = CHECKPOINT_EVERY
         if self._items:
             await trio.lowlevel.checkpoint()
@@ -122,6 +124,24 @@ class Mailbox:
             self.exits -= 1
         return head
 
+    @property
+    def taken(self) -> int:
+        """How many items were taken so far."""
+        return self._taken + CHECKPOINT_EVERY - self._until_checkpoint
+
+    def waiting(self) -> tuple[int, int]:
+        """How many items wait, and how many bytes they hold.  Counted at each call."""
+        items = body_bytes = 0
+        for item in self._items or ():
+            if isinstance(item, Run):
+                bodies = item.bodies[item.taken :]
+                items += len(bodies)
+                body_bytes += sum(map(len, bodies))
+            else:
+                items += 1
+                body_bytes += len(item.body) if isinstance(item, Request) else 0
+        return items, body_bytes
+
     def close(self) -> int:
         """The process ended: give all credit back, and return how many items nobody took."""
         self.closed = True
@@ -148,6 +168,16 @@ class LocalWindow:
             return False
         self._credit -= body_bytes + ITEM_OVERHEAD_BYTES
         return True
+
+    @property
+    def credit(self) -> int:
+        """The bytes that may still be sent; senders wait when it is not above zero."""
+        return self._credit
+
+    @property
+    def waiting(self) -> int:
+        """How many senders wait."""
+        return len(self._waiting) if self._waiting is not None else 0
 
     async def wait_for_credit(self) -> None:
         """Wait until there may be credit, or the mailbox has closed.

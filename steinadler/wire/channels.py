@@ -161,6 +161,11 @@ class InboundChannel:
         self.partial: Reassembly | None = None
         self.mailbox: object | None = None
 
+    @property
+    def unconsumed(self) -> int:
+        """What arrived and the process has not taken yet, in credit."""
+        return self.window - self.credit - self.owed
+
     def charge(self, cost: int) -> None:
         """Count an item that arrived; raise `RemoteProtocolError` when it had no credit."""
         if self.credit <= 0:

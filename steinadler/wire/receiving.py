@@ -14,6 +14,8 @@ it are unconsumed for the same reason.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from steinadler.config import WireSettings
 from steinadler.errors import RemoteProtocolError
 from steinadler.wire.channels import (
@@ -67,6 +69,10 @@ class Receiving:
     def has_open(self, channel: InboundChannel) -> bool:
         """Whether the peer still has that channel open."""
         return self._channels.get(channel.id) is channel
+
+    def channels(self) -> Collection[InboundChannel]:
+        """Every channel that the peer has open."""
+        return self._channels.values()
 
     def take_all_owed(self) -> list[tuple[int, int]]:
         """Every channel to which credit is owed, by number, with that credit: to be granted now."""

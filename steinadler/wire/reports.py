@@ -56,3 +56,16 @@ class SessionCounters:
     items_received: int = 0
     bytes_retransmitted: int = 0
     resumptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLevels:
+    """What a session holds at one moment."""
+
+    items_queued: int  # for their turn to be sent
+    bytes_queued: int
+    bytes_unacknowledged: int  # sent, and kept until the peer is known to have them
+    channels: int  # to the peer, those that wait for a place included; signals and replies: two
+    channels_without_credit: int  # whoever sends there waits
+    peer_channels: int  # from the peer
+    bytes_unconsumed: int  # of its window: what waits in mailboxes here, each item's overhead too

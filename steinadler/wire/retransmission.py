@@ -55,8 +55,8 @@ class Unacknowledged:
         while batches and batches[0].last_sequence <= sequence:
             self.size_bytes -= len(batches.popleft().data)
 
-    def resume(self, peer_last_received: int, last_sent: int) -> int:
-        """Put into `replay` what the peer does not have, and return how many bytes that is.
+    def resume(self, peer_last_received: int, last_sent: int) -> None:
+        """Put into `replay` what the peer does not have.
 
         Raises `RemoteProtocolError` when the peer cannot have that: it claims frames that were
         never sent, or has forgotten some that it acknowledged.
@@ -74,7 +74,6 @@ class Unacknowledged:
             self.size_bytes -= len(batch.data) - len(data)
             self._batches.appendleft(_Batch(batch.last_sequence, data))
         self.replay = deque(batch.data for batch in self._batches)
-        return self.size_bytes
 
     def count_items(self) -> int:
         """How many items are in there, a fragmented one counted with its first fragment."""

@@ -92,8 +92,7 @@ class Sending:
 
         Raises `RemoteProtocolError` when the peer cannot have received that.
         """
-        again = self.unacknowledged.resume(peer_last_received, self.last_sent)
-        self._counters.bytes_retransmitted += again
+        self.unacknowledged.resume(peer_last_received, self.last_sent)
         resumed = self._peer is not None
         if not resumed:
             for channel in self._channels.connected(peer):
@@ -180,6 +179,10 @@ class Sending:
 
     # -- what there is to send ----------------------------------------------------------------
 
+    def channels(self) -> list[OutboundChannel]:
+        """Every channel to the peer, those that wait for a place included."""
+        return list(self._channels)
+
     @property
     def queued_items(self) -> int:
         """Items that wait for their turn."""
@@ -208,7 +211,9 @@ class Sending:
     def next_batch(self) -> bytes:
         """About BATCH_BYTES of frames, or nothing; first whatever a resumption sends again."""
         if self.unacknowledged.replay:
-            return self.unacknowledged.replay.popleft()
+            again = self.unacknowledged.replay.popleft()
+            self._counters.bytes_retransmitted += len(again)
+            return again
         if self._peer is None:
             return b""
         frames = _Frames()

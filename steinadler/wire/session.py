@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from steinadler.config import WireSettings
 from steinadler.errors import LocalProtocolError
-from steinadler.wire.channels import ITEM_OVERHEAD_BYTES, InboundChannel, PeerLimits
+from steinadler.wire.channels import ITEM_OVERHEAD_BYTES, InboundChannel, PeerLimits, ToNode
 from steinadler.wire.frames import (
     MAX_PAYLOAD_BYTES,
     NUMBERED,
@@ -41,6 +41,7 @@ from steinadler.wire.reports import (
     Gossiped,
     Granted,
     SessionCounters,
+    SessionLevels,
 )
 from steinadler.wire.sending import BATCH_BYTES, Sending
 
@@ -56,6 +57,7 @@ __all__ = [
     "PeerLimits",
     "Session",
     "SessionCounters",
+    "SessionLevels",
 ]
 
 # Received but unacknowledged frames' bytes that force an acknowledgement without delay.
@@ -140,6 +142,23 @@ class Session:
     def undelivered_items(self) -> int:
         """Items that the peer is not known to have: queued ones, and those not acknowledged."""
         return self.queued_items + self._sending.unacknowledged.count_items()
+
+    def levels(self) -> SessionLevels:
+        """What is held now.  Counted at each call, with a step for each channel and queued item."""
+        ours, theirs = self._sending.channels(), self._receiving.channels()
+        return SessionLevels(
+            items_queued=sum(len(channel.queue) for channel in ours),
+            bytes_queued=sum(
+                sum(len(body) for _, body in channel.queue) - channel.sent_bytes for channel in ours
+            ),
+            bytes_unacknowledged=self.unacknowledged_bytes,
+            channels=len(ours),
+            channels_without_credit=sum(
+                channel.credit <= 0 and not isinstance(channel.target, ToNode) for channel in ours
+            ),
+            peer_channels=len(theirs),
+            bytes_unconsumed=sum(channel.unconsumed for channel in theirs),
+        )
 
     @property
     def drained(self) -> bool:
