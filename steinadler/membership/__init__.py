@@ -30,6 +30,7 @@ from steinadler.membership.events import (
 )
 from steinadler.membership.members import Member, MemberState
 from steinadler.membership.messages import Message, decode, encode
+from steinadler.membership.round_trips import RoundTrip
 from steinadler.membership.swim import Swim
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "ObserverDisconnected",
     "Received",
     "Refused",
+    "RoundTrip",
     "Send",
     "Suspected",
     "Swim",

@@ -30,6 +30,7 @@ from steinadler.membership.members import Member, MemberState
 from steinadler.membership.messages import Ack, Ping, PingRequest
 from steinadler.membership.outbox import Outbox
 from steinadler.membership.probes import Probe, ProbeRing, Probes, Relay, Relays, Stage
+from steinadler.membership.round_trips import RoundTrips
 from steinadler.membership.rumours import Rumours
 from steinadler.membership.table import Entry, Link, Table
 
@@ -55,6 +56,7 @@ class Detector:
         self._ring = ProbeRing(rng)
         self._probes = Probes()
         self._relays = Relays()
+        self.round_trips = RoundTrips()
         self._sequence = 0
         # When a member is declared down, by name: suspects, and what an observer lost.
         self._verdicts: dict[str, float] = {}
@@ -74,10 +76,12 @@ class Detector:
         """It is a member no more."""
         self._ring.remove(node.name)
         self._probes.end(node)
+        self.round_trips.forget(node)
 
     def former_life(self, node: NodeId) -> None:
         """A later life of that name is known: whether this one answers no longer matters."""
         self._probes.end(node)
+        self.round_trips.forget(node)
 
     def suspect(self, name: str, now: float) -> None:
         """Start, or start again, the time that a suspect has to say that it lives."""
@@ -127,6 +131,7 @@ class Detector:
 
     def answered(self, sender: NodeId, sequence: int, now: float) -> None:
         """A ping was answered: pass that on to whom it was for, or count it as a sign of life."""
+        self.round_trips.answered(sender, sequence, now)
         relay = self._relays.answered(sequence, sender)
         if relay is not None:
             origin = self._table.entry_of(relay.origin)
@@ -191,6 +196,7 @@ class Detector:
                 sequence = self._next_sequence()
                 deadline = now + self._settings.direct_timeout_s
                 self._probes.start(Probe(sequence, node, Stage.DIRECT, deadline))
+                self.round_trips.asked(node, sequence, now)
                 self._outbox.send(node, Ping(sequence, self._piggyback(node)))
             elif entry.link is Link.LOST or now >= entry.since + self._settings.suspicion_s:
                 # One that is only heard of gets that long to be met, by us and by the others.

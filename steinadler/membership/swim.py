@@ -58,6 +58,7 @@ from steinadler.membership.messages import (
     SyncRequest,
 )
 from steinadler.membership.outbox import Outbox, Phase
+from steinadler.membership.round_trips import RoundTrip
 from steinadler.membership.rumours import Rumours
 from steinadler.membership.table import Link, Table
 
@@ -120,6 +121,10 @@ class Swim:
             return self._beliefs.me
         entry = self._table.find(name)
         return None if entry is None else entry.member
+
+    def round_trip(self, node: NodeId) -> RoundTrip | None:
+        """The time to that life of a member and back; None until it answered a direct ping."""
+        return self._detector.round_trips.find(node)
 
     def reconnectable(self) -> tuple[Member, ...]:
         """Who is down, not connected and not yet forgotten, and has an address to dial."""
