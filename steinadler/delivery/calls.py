@@ -67,6 +67,10 @@ class OwedCalls(Generic[Debt]):
         self._by_process.add(process, key)
         return True
 
+    def count(self, process: int) -> int:
+        """How many answers process `process` owes."""
+        return self._by_process.count(process)
+
     def settle(self, caller: NodeId, id_: int) -> Debt | None:
         """The answer goes out, or is no longer wanted.  None when it is owed no more."""
         entry = self._owed.pop((caller, id_), None)

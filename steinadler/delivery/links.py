@@ -33,6 +33,10 @@ class LinkTable:
         """How many links there are to processes of `node`."""
         return self._by_node.count(node)
 
+    def count_of(self, local: int) -> int:
+        """How many processes process `local` is tied to."""
+        return self._by_local.count(local)
+
     def process_ended(self, local: int) -> list[ProcessId]:
         """Remove and return whom process `local` was tied to, in the order they were tied."""
         others = self._by_local.get(local)

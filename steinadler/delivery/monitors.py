@@ -53,6 +53,10 @@ class MonitorsHeld:
         self._by_watcher.add(watcher, held.reference)
         return held
 
+    def count(self, number: int) -> int:
+        """How many monitors process `number` holds."""
+        return self._by_watcher.count(number)
+
     def remove(self, reference: int, node: NodeId | None = None) -> Held | None:
         """The monitor fired or was let go.
 
@@ -103,6 +107,10 @@ class MonitorsOfUs:
     def count(self, node: NodeId) -> int:
         """How many monitors `node` holds."""
         return self._by_node.count(node)
+
+    def count_of(self, target: int) -> int:
+        """How many monitors of process `target` there are."""
+        return self._by_target.count(target)
 
     def remove(self, node: NodeId, reference: int) -> None:
         """`node` let go of its monitor `reference`."""

@@ -55,6 +55,10 @@ class LocalNames:
         """The number of the process that has `name`."""
         return self._numbers.get(name)
 
+    def names_of(self, number: int) -> tuple[str, ...]:
+        """The names of process `number`, in the order it got them."""
+        return tuple(self._names.get(number, ()))
+
     def process_ended(self, number: int) -> None:
         """Free all names of process `number`."""
         for name in self._names.pop(number, ()):
