@@ -74,6 +74,7 @@ class NodeStatistics:
     messages_dropped: int
     messages_queued: int
     bytes_retransmitted: int
+    resumptions: int
 
 
 class Node:
@@ -325,6 +326,7 @@ class Node:
             messages_dropped=self._router.counters.dropped,
             messages_queued=sum(s.queued_items for s in sessions),
             bytes_retransmitted=counted.bytes_retransmitted,
+            resumptions=counted.resumptions,
         )
 
     # -- what processes ask (`steinadler.process.Host`) ----------------------------------------
