@@ -1,7 +1,7 @@
 """A link: one session with one life of a peer, and the connection that carries it now.
 
     flush() --> inline write, when nothing is under way (no task wakes up for it)
-            \\-> writer task, when the socket is full or messages come in a burst
+            \\-> writer task, when the socket is full, or for what a burst leaves over
     reader task --> Session.receive --> handler(link, events)
 
 The reader never waits for anybody: the handler is a plain function, and what it produces is
@@ -23,6 +23,9 @@ from steinadler.transport.network import Role, SecureStream
 from steinadler.wire.channels import Target
 from steinadler.wire.handshake import ConnectionRank, SessionOffer
 from steinadler.wire.session import Arrived, Event, Granted, PeerLimits, Session
+
+# In a burst, the items that the first write waits for, and the most that any does.
+FIRST_HELD, MOST_HELD = 8, 64
 
 logger = logging.getLogger("steinadler.transport")
 
@@ -67,6 +70,8 @@ class Link:
         self._writer = trio.lowlevel.ParkingLot()
         self._acknowledger = trio.lowlevel.ParkingLot()
         self._drained = trio.lowlevel.ParkingLot()
+        self._held = 0  # flushes since the last write, in a burst
+        self._hold = FIRST_HELD
         self._burst = False  # several items came in the last read, so several may go out
         self._credit_waiters: dict[Target, trio.lowlevel.ParkingLot] = {}
 
@@ -178,25 +183,39 @@ class Link:
     # -- sending ------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Send what is queued, now if the connection is quiet, else as soon as it is not.
+        """Send what is queued: now, or in the writer's next turn.
 
-        Writing here saves waking a task, which costs more than the write; but where there is
-        more than one item on the way in either direction, more are likely to be queued before
-        the writer's turn, and they are better off in one write.
+        Writing here saves waking a task, which costs more than the write.  So the first item of a
+        quiet connection goes at once.  Where several came in the last read, several are likely to
+        go out before the writer's turn, and are better off in few writes: then each write holds
+        twice as many as the one before, and the peer has something to do after the first.
         """
         stream = self._stream
         if stream is None or not self.writer_waits:
             return  # no connection yet, or the writer is at it
-        session = self.session
-        if session.quiet and not self._burst:
-            data = session.data_to_send()
-            try:
-                if not data or (stream.write_nowait(data) and not session.wants_to_send):
-                    return
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return  # the reader finds out, and says so
-        self.writer_waits = False
-        self._writer.unpark()
+        if self._burst:
+            self._held += 1
+            if self._held < self._hold:
+                self._wake_writer()
+                return
+            self._held = 0
+            self._hold = min(2 * self._hold, MOST_HELD)
+        elif not self.session.quiet:
+            self.writer_waits = False
+            self._wake_writer()
+            return
+        try:
+            if not stream.write_nowait(self.session.data_to_send()):
+                self.writer_waits = False
+            elif not self.session.wants_to_send:
+                return
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # the reader finds out, and says so
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        if self._writer:
+            self._writer.unpark()
 
     async def _write(self, stream: SecureStream, scope: trio.CancelScope) -> None:
         try:
@@ -204,8 +223,10 @@ class Link:
                 await stream.flush()  # what the handshake or an inline write left behind
                 while data := self.session.data_to_send():
                     if not stream.write_nowait(data):
+                        self.writer_waits = False
                         await stream.flush()
                     await trio.lowlevel.checkpoint()
+                self._held, self._hold = 0, FIRST_HELD
                 self.writer_waits = True
                 await self._writer.park()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
