@@ -1,0 +1,101 @@
+"""The same faults as in `test_faults_cuts_simulated`, once on sockets, under TLS (M1-M3, S2)."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import trio
+from cut_wires import Cut, Ways, open_cut_node
+from simulated import events_of, until
+from traffic import BUSY, Traffic, sessions
+
+SETTLED_S = 3 * BUSY.wire.channel_idle_s
+
+
+async def cut_often(ways: Ways, draw: random.Random) -> None:
+    while True:
+        await trio.sleep(draw.uniform(0.05, 0.5))
+        ways.cut("alice", "bob", draw.choice(list(Cut)))
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
+async def test_torn_connections_lose_double_and_reorder_nothing(
+    seconds: float, tmp_path: Path, nursery: trio.Nursery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """M1, M2, M3: 5,000 messages a second each way, torn by RST and by FIN in mid-record every
+    50 to 500 ms; nobody is down, and no credit is lost."""
+    ways = Ways(nursery)
+    async with (
+        open_cut_node("alice", ways, tmp_path, config=BUSY) as alice,
+        open_cut_node("bob", ways, tmp_path, seeds=alice.addresses, config=BUSY) as bob,
+        events_of(alice, bob) as told,
+    ):
+        with trio.fail_after(seconds * 2 + 60):
+            await alice.wait_for_member("bob")
+            await bob.wait_for_member("alice")
+            await trio.testing.wait_all_tasks_blocked()
+            told["alice"].clear()
+            told["bob"].clear()
+            traffic = Traffic(alice, bob, seed=1)
+            async with trio.open_nursery() as cutting:
+                cutting.start_soon(cut_often, ways, random.Random(1))
+                await traffic.run(seconds)
+                await until(traffic.arrived, within_s=30)
+                cutting.cancel_scope.cancel()
+            await traffic.hold()
+            await trio.sleep(SETTLED_S)
+            await until(lambda: all(s.drained for s in sessions(alice, bob)), within_s=5)
+        account = traffic.account()
+        counters = [session.counters for session in sessions(alice, bob)]
+        report = (
+            f"{seconds} s: {account}; {ways.cuts} cuts, "
+            f"{[each.resumptions for each in counters]} resumptions, "
+            f"{[each.bytes_retransmitted for each in counters]} bytes sent again of "
+            f"{[each.bytes_sent for each in counters]}"
+        )
+        with capsys.disabled():
+            print(f"\n{report}")  # noqa: T201
+        assert account.faultless, report
+        assert account.sent >= 5_000 * seconds, report  # a slow machine sends less
+        assert told == {"alice": [], "bob": []}
+        assert all(each.resumptions >= seconds for each in counters), report
+        assert sum(each.bytes_retransmitted for each in counters) > 0
+        assert len(set(traffic.room().values())) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("breaks", [False, True], ids=["stalls", "breaks"])
+async def test_two_seconds_without_a_path_lose_nothing_on_sockets(
+    breaks: bool, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """M3, S2: a third reaches both."""
+    ways = Ways(nursery)
+    async with (
+        open_cut_node("alice", ways, tmp_path) as alice,
+        open_cut_node("bob", ways, tmp_path, seeds=alice.addresses) as bob,
+        open_cut_node("carol", ways, tmp_path, seeds=alice.addresses) as carol,
+    ):
+        nodes = (alice, bob, carol)
+        with trio.fail_after(60):
+            for node in nodes:
+                await node.wait_for_members(3)
+                for other in nodes:
+                    await node.call(f"$echo@{other.name}", 1)
+            traffic = Traffic(alice, bob, seed=1, per_second=500)
+            async with events_of(*nodes) as told:
+                async with trio.open_nursery() as sending:
+                    sending.start_soon(traffic.run, 4)
+                    await trio.sleep(1)
+                    with ways.held("alice", "bob"):
+                        if breaks:
+                            ways.reset("alice", "bob")
+                        await trio.sleep(0.1)
+                        before = sum(map(len, traffic.got.values()))
+                        await trio.sleep(1.9)
+                        assert 0 < sum(map(len, traffic.got.values())) == before
+                await until(traffic.arrived, within_s=20)
+                await trio.sleep(3)  # a suspicion that began would have run out
+        assert traffic.account().faultless, traffic.account()
+        assert told == {"alice": [], "bob": [], "carol": []}
