@@ -39,6 +39,13 @@ class WireSettings:
     reassembly_bytes: int = 128 * MIB
     # Sent but not yet acknowledged by the peer's node: the retransmission buffer.
     max_unacknowledged_bytes: int = 16 * MIB
+    # Replies and signals that may wait for one peer, which pays no credit for them: beyond it, a
+    # reply is refused (the caller sees a `RemoteError`), and so is what a program asks of that
+    # node (`MailboxFull`).  A peer for which twice as much waits has its session ended.
+    max_queued_reply_bytes: int = 64 * MIB
+    # Calls of one peer that processes here may owe an answer (each costs about 700 bytes); a call
+    # beyond it fails at once, with a `RemoteError`.
+    max_unanswered_calls: int = 262_144
     # Channels that one peer may have open to us at once, its two for signals and replies included
     # (each costs about 500 bytes).  More destinations with unconsumed messages it cannot have here.
     max_channels: int = 65_536
@@ -60,6 +67,8 @@ class WireSettings:
             )
         if self.reassembly_bytes < self.max_message_bytes:
             raise ConfigError("reassembly_bytes must be at least max_message_bytes")
+        if self.max_queued_reply_bytes < self.max_message_bytes:
+            raise ConfigError("max_queued_reply_bytes must be at least max_message_bytes")
         if self.max_channels < 3:
             raise ConfigError("max_channels must be at least 3: two are for signals and replies")
         if self.window_bytes > MAX_WINDOW_BYTES:

@@ -24,6 +24,8 @@ from steinadler.wire.frames import FrameType
 
 # About what a queued item costs in memory beside its bytes.
 ITEM_OVERHEAD_BYTES = 64
+# About what a channel costs in memory.
+CHANNEL_OVERHEAD_BYTES = 512
 
 _NUMBER = struct.Struct(">Q")
 _KIND_PROCESS, _KIND_NAME, _KIND_NODE = 0, 1, 2

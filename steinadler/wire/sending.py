@@ -14,8 +14,13 @@ Writing each message by itself, or whole messages in the order in which they wer
 refused: the first costs a system call and a TLS record each, the second lets 64 MiB go before a
 probe.
 
-Nothing but control is begun while `max_unacknowledged_bytes` wait to be acknowledged, and no
-large item that the peer has no room to put together.
+Nothing but control is begun while `max_unacknowledged_bytes` wait to be acknowledged, control not
+with twice that, and no large item that the peer has no room to put together.
+
+Replies and signals pay no credit, so a peer that asks and does not read would fill this end's
+memory.  What waits of them is counted: beyond `max_queued_reply_bytes` whoever replies is to say
+less (`has_room_for_reply`), and at twice that the session is `overrun` and of no more use.  Holding
+the peer's questions back instead was refused: they share the connection with everything else.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from collections import deque
 from steinadler.config import WireSettings
 from steinadler.errors import RemoteProtocolError
 from steinadler.wire.channels import (
+    CHANNEL_OVERHEAD_BYTES,
     CONTROL,
     FIRST_FREE_CHANNEL,
     ITEM_OVERHEAD_BYTES,
@@ -53,6 +59,7 @@ from steinadler.wire.retransmission import Unacknowledged
 BATCH_BYTES = 65_536
 
 _GRANT = struct.Struct(">Q")
+_REPLIES, _SIGNALS = FrameType.REPLIES, FrameType.SIGNALS
 
 
 class _Frames:
@@ -77,7 +84,11 @@ class Sending:
         self._counters = counters
         self._peer: PeerLimits | None = None
         self._rings: tuple[deque[OutboundChannel], ...] = tuple(deque() for _ in Priority)
-        self._housekeeping: deque[tuple[FrameType, int, bytes]] = deque()  # CREDIT and CLOSE
+        self._housekeeping: deque[tuple[FrameType, int, bytes]] = deque()  # CLOSE
+        # Credit to give back, by channel: not a frame for each, or they would add up for ever.
+        self._grants: dict[int, int] = {}
+        self._uncredited_bytes = 0  # of replies and signals that wait
+        self.overrun = False
         self._channels = OutboundChannels(self._housekeeping)
         self.last_sent = 0  # the number of the latest frame
         self.unacknowledged = Unacknowledged()
@@ -116,17 +127,39 @@ class Sending:
         To the node it goes before everything else; to a process it keeps its place among the
         messages to that process.
         """
-        self.enqueue(self._channels.channel_in_turn(target), FrameType.SIGNALS, body)
+        if self._count_uncredited(len(body)):
+            self.enqueue(self._channels.channel_in_turn(target), FrameType.SIGNALS, body)
 
     def enqueue_reply(self, body: bytes) -> None:
         """Queue a reply, which needs no credit.  A large one gets a lane of its own."""
-        small = len(body) <= MAX_ITEM_BYTES
-        channel = self._channels.replies if small else self._channels.lane()
-        self.enqueue(channel, FrameType.REPLIES, body)
+        if self._count_uncredited(len(body)):
+            small = len(body) <= MAX_ITEM_BYTES
+            channel = self._channels.replies if small else self._channels.lane()
+            self.enqueue(channel, FrameType.REPLIES, body)
+
+    def has_room_for_reply(self, body_bytes: int) -> bool:
+        """Whether a reply or a request of that size is within what may wait for the peer."""
+        limit = self._settings.max_queued_reply_bytes + ITEM_OVERHEAD_BYTES
+        return self._waiting_bytes() + body_bytes <= limit
+
+    def _count_uncredited(self, body_bytes: int) -> bool:
+        """Make room for a reply or a signal; False when the session is overrun."""
+        if self._waiting_bytes() > 2 * self._settings.max_queued_reply_bytes:
+            self.overrun = True
+            return False
+        self._uncredited_bytes += body_bytes + ITEM_OVERHEAD_BYTES
+        return True
+
+    def _waiting_bytes(self) -> int:
+        return self._uncredited_bytes + len(self.waiting) * CHANNEL_OVERHEAD_BYTES
 
     def grant(self, channel_id: int, credit: int) -> None:
         """Queue credit for a channel of the peer's."""
-        self._housekeeping.append((FrameType.CREDIT, channel_id, _GRANT.pack(credit)))
+        self._grants[channel_id] = self._grants.get(channel_id, 0) + credit
+
+    def closed_by_peer(self, channel_id: int) -> None:
+        """The peer closed a channel of its own: credit for it is for nobody."""
+        self._grants.pop(channel_id, None)
 
     def close_unused_channels(self) -> bool:
         """Close the channels that are idle and were not used since the last call; True when the
@@ -191,7 +224,12 @@ class Sending:
     @property
     def drained(self) -> bool:
         """Whether the peer's node has everything that was ever queued here."""
-        return not (self.unacknowledged.size_bytes or self.queued_items or self._housekeeping)
+        return not (
+            self.unacknowledged.size_bytes
+            or self.queued_items
+            or self._housekeeping
+            or self._grants
+        )
 
     @property
     def wants_to_send(self) -> bool:
@@ -200,10 +238,10 @@ class Sending:
             return True
         if self._peer is None:
             return False
-        return bool(self._rings[Priority.CONTROL]) or (
+        return (bool(self._rings[Priority.CONTROL]) and self._may_send_control()) or (
             self._may_send_more()
             and (
-                bool(self._housekeeping or self._rings[Priority.MESSAGES])
+                bool(self._grants or self._housekeeping or self._rings[Priority.MESSAGES])
                 or any(map(self._may_begin, self._rings[Priority.BULK]))
             )
         )
@@ -219,10 +257,15 @@ class Sending:
         frames = _Frames()
         control = self._rings[Priority.CONTROL]
         messages, bulk = self._rings[Priority.MESSAGES], self._rings[Priority.BULK]
-        while control:
-            self._next_frame(control.popleft(), frames)
+        if control and self._may_send_control():
+            while control and frames.size < BATCH_BYTES:
+                self._next_frame(control.popleft(), frames)
         if self._may_send_more():
             # Credit waits too: a peer that acknowledges nothing is not to be given more of it.
+            if self._grants:
+                for channel_id, credit in self._grants.items():
+                    frames.add(self._numbered(FrameType.CREDIT, channel_id, _GRANT.pack(credit)))
+                self._grants.clear()
             while self._housekeeping:
                 frames.add(self._numbered(*self._housekeeping.popleft()))
             blocked = 0  # bulk channels in a row that may not begin now
@@ -250,6 +293,10 @@ class Sending:
 
     def _may_send_more(self) -> bool:
         return self.unacknowledged.size_bytes < self._settings.max_unacknowledged_bytes
+
+    def _may_send_control(self) -> bool:
+        # Kept until acknowledged like all else, and a peer can ask for any number of signals.
+        return self.unacknowledged.size_bytes < 2 * self._settings.max_unacknowledged_bytes
 
     def _may_begin(self, channel: OutboundChannel) -> bool:
         """Large items are begun only as far as the peer has room to put them together, and none
@@ -284,6 +331,9 @@ class Sending:
                 bodies.append(body)
                 queue.popleft()
             self._counters.items_sent += len(bodies)
+            if type_ is _REPLIES or type_ is _SIGNALS:
+                item_bytes = sum(map(len, bodies)) + len(bodies) * ITEM_OVERHEAD_BYTES
+                self._uncredited_bytes -= item_bytes
             frames.add(self._numbered(type_, channel.id, pack_items(bodies)))
         if queue:
             self._rings[_priority(channel)].append(channel)
@@ -312,6 +362,8 @@ class Sending:
             channel.queue.popleft()
             channel.sent_bytes = 0
             self._open_reassembly_bytes -= total
+            if type_ is _REPLIES or type_ is _SIGNALS:
+                self._uncredited_bytes -= total + ITEM_OVERHEAD_BYTES
             self._counters.items_sent += 1
         return self._numbered(FrameType.FRAGMENT, channel.id, payload, flags)
 

@@ -23,7 +23,7 @@ still needs numbers to drop duplicates.
 from __future__ import annotations
 
 from steinadler.config import WireSettings
-from steinadler.errors import LocalProtocolError
+from steinadler.errors import LocalProtocolError, RemoteProtocolError
 from steinadler.wire.channels import ITEM_OVERHEAD_BYTES, InboundChannel, PeerLimits, ToNode
 from steinadler.wire.frames import (
     MAX_PAYLOAD_BYTES,
@@ -63,8 +63,12 @@ __all__ = [
 # Received but unacknowledged frames' bytes that force an acknowledgement without delay.
 ACKNOWLEDGE_AFTER_BYTES = 262_144
 MAX_GOODBYE_BYTES = 1024
+# Of membership messages that wait for the connection to take them; more are dropped, as a broken
+# connection would drop them: whoever does not read them asks all the same.
+MAX_GOSSIP_BYTES = 4 * 1024 * 1024
 
 _CREDIT = int(FrameType.CREDIT)
+_CLOSE = int(FrameType.CLOSE)
 
 
 class Session:
@@ -86,9 +90,12 @@ class Session:
         self.enqueue = self._sending.enqueue
         self.enqueue_signal = self._sending.enqueue_signal
         self.enqueue_reply = self._sending.enqueue_reply
+        self.has_room_for_reply = self._sending.has_room_for_reply
         self._reader = FrameReader()
         self._unnumbered: list[bytes] = []
+        self._gossip_bytes = 0  # of it
         self._acknowledged = 0  # the last number that we told the peer we have
+        self._acknowledge_now = False  # also when nothing else is to be sent
 
     # -- connections --------------------------------------------------------------------------
 
@@ -101,21 +108,31 @@ class Session:
         """A connection is up, and the peer has our frames up to `peer_last_received`.
 
         Raises `RemoteProtocolError` when that cannot be: it claims frames that were never sent,
-        or has forgotten some that it acknowledged.
+        or has forgotten some that it acknowledged; or when too much waits for it (`receive`).
         """
+        self._check_overrun()
         if self._sending.connected(peer, peer_last_received):
             self.counters.resumptions += 1
         self.max_message_bytes = min(self._settings.max_message_bytes, peer.max_message_bytes)
         self._note_acknowledged()  # the Hello said so
         self._unnumbered.clear()
+        self._gossip_bytes = 0
+        self._acknowledge_now = False
         self._reader = FrameReader()
 
     # -- sending ------------------------------------------------------------------------------
 
     def gossip(self, data: bytes) -> None:
-        """Send a membership message once, on this connection or not at all."""
+        """Send a membership message once, on this connection or not at all.
+
+        Dropped while MAX_GOSSIP_BYTES of them wait to be written.
+        """
         if len(data) > MAX_PAYLOAD_BYTES:
             raise LocalProtocolError(f"a membership message of {len(data)} bytes")
+        self._gossip_bytes += len(data) + ITEM_OVERHEAD_BYTES
+        if self._gossip_bytes > MAX_GOSSIP_BYTES:
+            self._gossip_bytes -= len(data) + ITEM_OVERHEAD_BYTES
+            return
         self._unnumbered.append(encode_frame(FrameType.GOSSIP, payload=data))
 
     def goodbye(self, reason: str) -> None:
@@ -168,7 +185,7 @@ class Session:
     @property
     def wants_to_send(self) -> bool:
         """Whether `data_to_send` would return something, acknowledgements aside."""
-        return bool(self._unnumbered) or self._sending.wants_to_send
+        return self._acknowledge_now or bool(self._unnumbered) or self._sending.wants_to_send
 
     def data_to_send(self) -> bytes:
         """About BATCH_BYTES of frames to write next, or nothing.
@@ -177,8 +194,9 @@ class Session:
         """
         unnumbered = self._unnumbered
         self._unnumbered = []
+        self._gossip_bytes = 0
         numbered = self._sending.next_batch()
-        if self.acknowledgement_owed and (unnumbered or numbered):
+        if self.acknowledgement_owed and (self._acknowledge_now or unnumbered or numbered):
             unnumbered.append(self._acknowledgement())
         data = b"".join((*unnumbered, numbered)) if unnumbered else numbered
         self.counters.bytes_sent += len(data)
@@ -198,10 +216,11 @@ class Session:
 
     def acknowledge(self) -> None:
         """Make the next `data_to_send` carry an acknowledgement, even alone."""
-        if self.acknowledgement_owed:
-            self._unnumbered.append(self._acknowledgement())
+        # A mark and not a frame: a peer that sends and never reads would heap them up.
+        self._acknowledge_now = self.acknowledgement_owed
 
     def _acknowledgement(self) -> bytes:
+        self._acknowledge_now = False
         self._note_acknowledged()
         return encode_frame(FrameType.ACKNOWLEDGE, sequence=self._acknowledged)
 
@@ -214,9 +233,11 @@ class Session:
     def receive(self, data: bytes) -> list[Event]:
         """Take bytes from the connection; return what they mean, in order.
 
-        Raises `RemoteProtocolError` when the peer broke a rule; the connection is then unusable
-        and the session must be given up.
+        Raises `RemoteProtocolError` when the peer broke a rule, or asks and does not read: twice
+        `max_queued_reply_bytes` of replies and signals wait for it, and some were dropped.  The
+        connection is then unusable and the session must be given up.
         """
+        self._check_overrun()
         self.counters.bytes_received += len(data)
         events: list[Event] = []
         handle = self._receiving.handle
@@ -229,11 +250,20 @@ class Session:
                 granted = self._sending.granted(frame.channel, frame.payload)
                 if granted is not None:
                     events.append(granted)
+            elif frame.type == _CLOSE:
+                self._sending.closed_by_peer(frame.channel)
         if self._receiving.crowded:  # idle channels cannot make way before their credit is back
             self._grant_all_owed()
         if self._sending.waiting:
             events.extend(self._sending.admit_waiting())
         return events
+
+    def _check_overrun(self) -> None:
+        if self._sending.overrun:
+            raise RemoteProtocolError(
+                "it asks and does not read: more than "
+                f"{2 * self._settings.max_queued_reply_bytes} bytes of replies and signals wait"
+            )
 
     def _handle_unnumbered(self, frame: Frame, events: list[Event]) -> None:
         match frame.type:

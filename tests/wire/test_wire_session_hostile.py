@@ -293,7 +293,8 @@ def test_a_large_item_in_tiny_fragments_costs_little_more_than_its_bytes(size: i
 
 
 def test_a_claimed_size_costs_nothing_until_its_bytes_are_there() -> None:
-    peer = Peer(replace(SETTINGS, max_message_bytes=1 << 30, reassembly_bytes=1 << 30))
+    large = {"max_message_bytes": 1 << 30, "reassembly_bytes": 1 << 30}
+    peer = Peer(replace(SETTINGS, max_queued_reply_bytes=1 << 30, **large))
     peer.opens(2, 1)
     tracemalloc.start()
     try:
