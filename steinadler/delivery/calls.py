@@ -52,19 +52,25 @@ class OwedCalls(Generic[Debt]):
     """Answers that this node's processes owe, by caller and by process."""
 
     def __init__(self) -> None:
-        self._owed: dict[tuple[NodeId, int], tuple[int, Debt]] = {}
+        self._by_caller: dict[NodeId, dict[int, tuple[int, Debt]]] = {}
         self._by_process: Index[int, tuple[NodeId, int]] = Index()
 
     def __len__(self) -> int:
-        return len(self._owed)
+        return sum(map(len, self._by_caller.values()))
+
+    def count_for(self, caller: NodeId) -> int:
+        """How many answers `caller` waits for."""
+        return len(self._by_caller.get(caller, ()))
 
     def add(self, caller: NodeId, id_: int, process: int, debt: Debt) -> bool:
         """Process number `process` owes `caller` an answer; False when the id is in use."""
-        key = (caller, id_)
-        if key in self._owed:
+        owed = self._by_caller.get(caller)
+        if owed is None:
+            owed = self._by_caller[caller] = {}
+        elif id_ in owed:
             return False
-        self._owed[key] = (process, debt)
-        self._by_process.add(process, key)
+        owed[id_] = (process, debt)
+        self._by_process.add(process, (caller, id_))
         return True
 
     def count(self, process: int) -> int:
@@ -73,7 +79,7 @@ class OwedCalls(Generic[Debt]):
 
     def settle(self, caller: NodeId, id_: int) -> Debt | None:
         """The answer goes out, or is no longer wanted.  None when it is owed no more."""
-        entry = self._owed.pop((caller, id_), None)
+        entry = self._by_caller.get(caller, {}).pop(id_, None)
         if entry is None:
             return None
         self._by_process.discard(entry[0], (caller, id_))
@@ -85,7 +91,9 @@ class OwedCalls(Generic[Debt]):
 
     def node_down(self, caller: NodeId) -> list[tuple[NodeId, int, Debt]]:
         """Remove and return what was owed to `caller`."""
-        return self._settle_all([key for key in self._owed if key[0] == caller])
+        settled = self._settle_all([(caller, id_) for id_ in self._by_caller.get(caller, ())])
+        self._by_caller.pop(caller, None)
+        return settled
 
     def _settle_all(self, keys: list[tuple[NodeId, int]]) -> list[tuple[NodeId, int, Debt]]:
         settled = []

@@ -103,7 +103,9 @@ class Node:
         self._peering = Peering(network, id_, self._labels, config, rng, self)
         self._processes = Processes(id_, config.mailbox_bytes)
         codec = Codec(message_types, config.wire.max_message_bytes)
-        self._router = Router(id_, codec, self._processes, self._peering)
+        self._router = Router(
+            id_, codec, self._processes, self._peering, config.wire.max_unanswered_calls
+        )
         self.open_item = self._router.open_item  # no step more than needed, for every message
         self._watching = Watching(id_, self._processes, self._router)
         self._past = SessionCounters()  # of sessions that are over

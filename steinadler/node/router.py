@@ -73,6 +73,7 @@ class RouterCounters:
 
     dropped: int = 0  # to nobody: no such process, or it ended first, or its node went down
     undecodable: int = 0
+    replies_refused: int = 0  # because the caller's node does not read those that it has
 
 
 class Waiter:
@@ -114,11 +115,13 @@ class Router:
         codec: Codec,
         processes: Processes,
         peering: Peering,
+        max_unanswered_calls: int,
     ) -> None:
         self._node = node
         self._codec = codec
         self._processes = processes
         self._peering = peering
+        self._max_unanswered_calls = max_unanswered_calls  # of one peer
         # Who takes the signals that are not about calls; `Watching` puts itself here.
         self.on_signal: Callable[[NodeId, Target, Signal], None] = _ignore
         self.counters = RouterCounters()
@@ -251,6 +254,9 @@ class Router:
             return
         link = self._peering.connections.link(caller)
         if link is not None:
+            if status == REPLIED and not link.session.has_room_for_reply(len(body)):
+                self.counters.replies_refused += 1
+                status, body = FAILED, _REPLY_REFUSED
             link.session.enqueue_reply(_REPLY_HEAD.pack(call, status) + body)
             link.flush()
 
@@ -261,6 +267,19 @@ class Router:
             debt.abandon()
 
     # -- signals ------------------------------------------------------------------------------
+
+    def require_room(self, node: NodeId) -> None:
+        """Raise `MailboxFull` when a program may ask nothing more of that node for now.
+
+        For requests, which can be repeated.  News of an end and taking a request back cannot:
+        there are no more of those than of requests.
+        """
+        link = self._peering.connections.link(node)
+        if link is not None and not link.session.has_room_for_reply(0):
+            raise MailboxFull(
+                f"{node} has not read the replies and signals that wait for it "
+                "(max_queued_reply_bytes)"
+            )
 
     def post(self, node: NodeId, target: Target, signal: Signal) -> None:
         """Send a signal to `target` of a node, this one included.  To nobody when it is down."""
@@ -329,6 +348,10 @@ class Router:
         if process is None:
             self._deliver_answer(caller, call, NO_PROCESS, b"")
             return
+        if self.owed.count_for(caller) >= self._max_unanswered_calls and caller != self._node:
+            source.consumed(len(body), 1)
+            self._deliver_answer(caller, call, FAILED, _TOO_MANY_CALLS)
+            return
         debt = Debt(caller, call)
         if not self.owed.add(caller, call, process.id.number, debt):
             raise RemoteProtocolError(f"call {call} came twice")
@@ -361,8 +384,13 @@ class Router:
             self.counters.undecodable += 1
             if type(item) is Request:
                 self.answer(item.debt, None, error)
-            else:
-                logger.warning("dropped a message to %s: %s", process, error)
+            elif self.counters.undecodable.bit_count() == 1:  # a flood is not to fill the log
+                logger.warning(
+                    "dropped a message to %s (the %dth that does not decode): %s",
+                    process,
+                    self.counters.undecodable,
+                    error,
+                )
             return SKIPPED
 
     # -- ends ---------------------------------------------------------------------------------
@@ -408,6 +436,14 @@ def encode_error(error: BaseException) -> bytes:
     """The body of a FAILED reply: type name and text."""
     type_name, _, text = describe(error).partition(": ")
     return plain.dumps([type_name[:256], text[:8192]])
+
+
+_REPLY_REFUSED = plain.dumps(
+    ["MailboxFull", "the reply was dropped: this node does not read those that wait for it"]
+)
+_TOO_MANY_CALLS = plain.dumps(
+    ["MailboxFull", "so many calls of this node wait for an answer there (max_unanswered_calls)"]
+)
 
 
 def decode_error(body: bytes) -> RemoteError:

@@ -123,6 +123,7 @@ class Watching:
             outlet = self._router.outlet(destination)
         except NodeDown:
             return self._held.add(_nowhere(destination), watcher, destination), None
+        self._router.require_room(outlet.node)
         held = self._held.add(outlet.node, watcher, destination)
         match outlet.target:
             case ToName(name):
@@ -167,6 +168,7 @@ class Watching:
         except NodeDown:
             process.exit_signal(other, NO_CONNECTION, linked=True)
             return
+        self._router.require_room(other.node)
         self._links.add(process.id.number, other)
         self._router.post(other.node, CONTROL, LinkRequest(process.id.number, other.number))
 
@@ -178,6 +180,7 @@ class Watching:
     def exit(self, source: ProcessId, destination: Destination, reason: str) -> None:
         """Ask a process to exit.  Raises `NodeDown`; does nothing when there is no such process."""
         outlet = self._router.outlet(destination)
+        self._router.require_room(outlet.node)
         self._router.post(outlet.node, outlet.target, ExitNotice(source, reason, linked=False))
 
     # -- signals ------------------------------------------------------------------------------
