@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import io
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -54,6 +55,8 @@ _MAX_ERROR_LENGTH = 300
 
 _T = TypeVar("_T", bound=type)
 _TUPLE_HEAD = b"\xd9" + TAG_TUPLE.to_bytes(2, "big")
+# Of byte strings, by length.
+_SHORT_HEADS = [bytes((0x40 | n,)) if n < 24 else bytes((0x58, n)) for n in range(256)]
 _NOT_CONTAINERS = bytes(b for b in range(256) if not (0x80 <= b <= 0xBF or 0xC0 <= b <= 0xDB))
 
 
@@ -290,7 +293,10 @@ class Codec:
 
     def __init__(self, types: MessageTypes, max_message_bytes: int) -> None:
         self._limit = max_message_bytes
-        self._dumps = partial(cbor2.dumps, encoders=types.encoders, default=_refuse)
+        # Kept, because to make one costs as much as to encode a small message with it.
+        self._dumps = cbor2.CBOREncoder(
+            io.BytesIO(), encoders=types.encoders, default=_refuse
+        ).encode_to_bytes
         decoders = {
             **_SEMANTIC_DECODERS,
             TAG_DATACLASS: lambda value, immutable: types.build_dataclass(*_array(value, 2)),
@@ -305,6 +311,13 @@ class Codec:
 
     def encode(self, message: object) -> bytes:
         """Return `message` as bytes, or raise `NotEncodable` or `MessageTooLarge`."""
+        if type(message) is bytes:
+            # By ourselves: cbor2 takes five times as long, for short ones and for long ones.
+            size = len(message)
+            data = (_SHORT_HEADS[size] if size < 256 else _bytes_head(size)) + message
+            if len(data) > self._limit:
+                raise MessageTooLarge(len(data), self._limit)
+            return data
         try:
             if type(message) is tuple:
                 data = _TUPLE_HEAD + self._dumps(list(message))
@@ -332,6 +345,11 @@ class Codec:
         Bytes after the message are ignored: the frame around it gave its length.
         """
         try:
+            if 0x40 <= data[0] <= 0x5A:
+                if data[0] == 0x58 and data[1] + 2 == len(data):
+                    return data[2:]
+                if (body := _bytes_in(data)) is not None:
+                    return body
             if data.startswith(_TUPLE_HEAD):
                 items = self._loads(data[3:])
                 if type(items) is list:
@@ -342,6 +360,25 @@ class Codec:
         except Exception as error:
             text = _text_of(_root(error))
             raise RemoteProtocolError(f"the message cannot be decoded: {text}") from error
+
+
+def _bytes_head(size: int) -> bytes:
+    """The head of a byte string of 256 bytes or more."""
+    for head, width in ((0x59, 2), (0x5A, 4)):
+        if size < 256**width:
+            return bytes((head,)) + size.to_bytes(width, "big")
+    return b"\x5b" + size.to_bytes(8, "big")
+
+
+def _bytes_in(data: bytes) -> bytes | None:
+    """The byte string whose head, of up to four bytes of length, `data` begins with; None when it
+    is cut short."""
+    head = data[0]
+    width = (1, 2, 4)[head - 0x58] if head >= 0x58 else 0
+    start = 1 + width
+    size = int.from_bytes(data[1:start], "big") if width else head - 0x40
+    body = data[start : start + size]
+    return body if len(body) == size and len(data) >= start else None
 
 
 def _node_id(name: object, incarnation: object) -> NodeId:
