@@ -47,6 +47,7 @@ from steinadler.identity import Address, NodeId, ProcessId, ProcessName
 from steinadler.membership import Member, MemberState
 from steinadler.node import (
     ALL,
+    ConnectionStatistics,
     EventsLost,
     EventStream,
     Monitor,
@@ -55,7 +56,7 @@ from steinadler.node import (
     open_node,
 )
 from steinadler.process import DEFAULT_EXPORTS as _EXPORTS
-from steinadler.process import Call, Down, Exit, Process
+from steinadler.process import Call, Down, Exit, Process, ProcessStatistics
 from steinadler.wire.codec import DEFAULT_MESSAGE_TYPES as _MESSAGE_TYPES
 
 export = _EXPORTS.export
@@ -67,6 +68,7 @@ __all__ = [
     "Call",
     "Config",
     "ConfigError",
+    "ConnectionStatistics",
     "DeliveryError",
     "DialSettings",
     "Down",
@@ -94,6 +96,7 @@ __all__ = [
     "ProcessExited",
     "ProcessId",
     "ProcessName",
+    "ProcessStatistics",
     "ProtocolError",
     "RemoteError",
     "RemoteProtocolError",

@@ -2,16 +2,19 @@
 
 `node` is the public face and the owner of all tasks; `opening` makes one with real sockets and
 credentials; `peering` joins membership to connections, `router` carries messages and calls,
-`watching` monitors and links, `builtin` the processes that every node has.
+`watching` monitors and links, `statistics` what is counted, `builtin` the processes that every
+node has.
 """
 
 from steinadler.node.events import Event, EventsLost, EventStream, NodeDown, NodeUp
-from steinadler.node.node import ALL, Node, NodeStatistics
+from steinadler.node.node import ALL, Node
 from steinadler.node.opening import open_node
+from steinadler.node.statistics import ConnectionStatistics, NodeStatistics
 from steinadler.node.watching import Monitor
 
 __all__ = [
     "ALL",
+    "ConnectionStatistics",
     "Event",
     "EventStream",
     "EventsLost",

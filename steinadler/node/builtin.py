@@ -3,11 +3,13 @@
 They are ordinary processes called in the ordinary way, so what peers may ask of a node needs no
 protocol of its own: credit, size limits, errors and cancellation are those of every call.
 
-    $echo   answers with the request
-    $info   answers with facts about the node
-    $names  ("whereis", name) -> ProcessId or None
-    $spawn  ("spawn", export, args, name) -> ProcessId
-            ("run", export, args) -> what the function returns; giving up the call ends it
+    $echo        answers with the request
+    $info        answers with facts about the node
+    $names       ("whereis", name) -> ProcessId or None
+    $statistics  ("statistics", count) -> what `Node.statistics`, `connections` and
+                 `processes(count)` tell, by name of the field, and the node's clock
+    $spawn       ("spawn", export, args, name) -> ProcessId
+                 ("run", export, args) -> what the function returns; giving up the call ends it
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,7 @@ import outcome
 import trio
 
 from steinadler.errors import ConfigError, SteinadlerError
+from steinadler.identity import Address
 from steinadler.process import Call, Exports, Process
 from steinadler.process.exports import ProcessFunction
 
@@ -29,9 +33,18 @@ if TYPE_CHECKING:
     from steinadler.node.node import Node
 
 
+# What one reply of $statistics holds at most: about 300 bytes for each process.
+MAX_PROCESSES_TOLD = 1000
+
+
 def start_all(node: Node) -> None:
     """Spawn every built-in process."""
-    for name, function in (("$echo", _echo), ("$info", _info), ("$names", _names)):
+    for name, function in (
+        ("$echo", _echo),
+        ("$info", _info),
+        ("$names", _names),
+        ("$statistics", _statistics),
+    ):
         node.spawn_builtin(function, node, name=name)
     node.spawn_builtin(_spawner, node, node.exports, name="$spawn")
 
@@ -82,6 +95,32 @@ async def _names(me: Process, node: Node) -> None:
                 raise ConfigError("$names understands ('whereis', name)")
 
     await _serve(me, answer)
+
+
+async def _statistics(me: Process, node: Node) -> None:
+    def answer(call: Call) -> None:
+        match call.request:
+            case ("statistics", int() as count) if 0 <= count <= MAX_PROCESSES_TOLD:
+                call.reply(
+                    {
+                        "clock_s": trio.current_time(),
+                        "node": _facts(node.statistics()),
+                        "connections": [_facts(each) for each in node.connections()],
+                        "processes": [_facts(each) for each in node.processes(count)],
+                    }
+                )
+            case _:
+                raise ConfigError(
+                    f"$statistics understands ('statistics', 0 to {MAX_PROCESSES_TOLD})"
+                )
+
+    await _serve(me, answer)
+
+
+def _facts(statistics: Any) -> dict[str, Any]:
+    """Its fields in what needs no registered class, so that versions may differ."""
+    facts = {field.name: getattr(statistics, field.name) for field in fields(statistics)}
+    return {k: str(v) if isinstance(v, Address) else v for k, v in facts.items()}
 
 
 async def _spawner(me: Process, node: Node, exports: Exports) -> None:

@@ -2,7 +2,7 @@
 
 It wires the parts together and owns their tasks; what is decided is decided elsewhere:
 `Peering` (who is a member), `Router` (messages and calls), `Watching` (monitors and links),
-`Processes` (who lives here).
+`Processes` (who lives here), `Gauges` (what is counted).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
@@ -34,15 +33,16 @@ from steinadler.node import builtin
 from steinadler.node.events import EventHub, EventStream, NodeDown, NodeUp
 from steinadler.node.peering import Peering
 from steinadler.node.router import Router
+from steinadler.node.statistics import ConnectionStatistics, Gauges, NodeStatistics
 from steinadler.node.watching import Monitor, Watching
-from steinadler.process import DEFAULT_EXPORTS, Exports, Process
+from steinadler.process import DEFAULT_EXPORTS, Exports, Process, ProcessStatistics
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.table import Processes, WhenDone
 from steinadler.transport.link import Link
 from steinadler.transport.network import Network
 from steinadler.wire.channels import ToName
 from steinadler.wire.codec import DEFAULT_MESSAGE_TYPES, Codec, MessageTypes
-from steinadler.wire.session import Arrived, SessionCounters
+from steinadler.wire.session import Arrived
 
 logger = logging.getLogger("steinadler.node")
 
@@ -58,23 +58,6 @@ GOODBYE_PATIENCE_S = 1.0
 
 # Every member, this node included.
 ALL = Everyone.ALL
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatistics:
-    """What a node has done since it opened, and what it holds now."""
-
-    members: int
-    processes: int
-    connections: int
-    bytes_sent: int
-    bytes_received: int
-    messages_sent: int
-    messages_received: int
-    messages_dropped: int
-    messages_queued: int
-    bytes_retransmitted: int
-    resumptions: int
 
 
 class Node:
@@ -108,7 +91,7 @@ class Node:
         )
         self.open_item = self._router.open_item  # no step more than needed, for every message
         self._watching = Watching(id_, self._processes, self._router)
-        self._past = SessionCounters()  # of sessions that are over
+        self._gauges = Gauges(self._processes, self._peering, self._router, self._watching)
 
     def __repr__(self) -> str:
         return f"<Node {self.id.name}>"
@@ -311,25 +294,26 @@ class Node:
         """
         return self._watching.monitor(destination)
 
+    # -- figures ------------------------------------------------------------------------------
+
     def statistics(self) -> NodeStatistics:
-        """Counters and levels, cheap enough to ask for at any time."""
-        sessions = [link.session for link in self._peering.connections.links()]
-        counted = SessionCounters()
-        for counters in (self._past, *(session.counters for session in sessions)):
-            _add(counted, counters)
-        return NodeStatistics(
-            members=len(self._peering.members()),
-            processes=len(self._processes),
-            connections=sum(link.connected for link in self._peering.connections.links()),
-            bytes_sent=counted.bytes_sent,
-            bytes_received=counted.bytes_received,
-            messages_sent=counted.items_sent,
-            messages_received=counted.items_received,
-            messages_dropped=self._router.counters.dropped,
-            messages_queued=sum(s.queued_items for s in sessions),
-            bytes_retransmitted=counted.bytes_retransmitted,
-            resumptions=counted.resumptions,
-        )
+        """What this node did so far and holds now; cheap enough to ask for at any time."""
+        return self._gauges.node()
+
+    def connections(self) -> tuple[ConnectionStatistics, ...]:
+        """The sessions with other nodes, observers included, by name.
+
+        Takes a step for each open channel and each queued message.
+        """
+        return self._gauges.connections()
+
+    def processes(self, busiest: int | None = None) -> tuple[ProcessStatistics, ...]:
+        """The processes of this node, built-in ones included, oldest first.
+
+        With `busiest`, so many at most: those with most messages waiting first, and then those
+        that took most so far.  Takes a step for each process and each waiting message.
+        """
+        return self._gauges.processes(busiest)
 
     # -- what processes ask (`steinadler.process.Host`) ----------------------------------------
 
@@ -351,6 +335,9 @@ class Node:
         child = self._processes.spawn(self, function, args, name=name)
         self._watching.link(process, child.id)
         return child.id
+
+    def statistics_of(self, process: Process) -> ProcessStatistics:
+        return self._gauges.process(process)
 
     def process_ended(self, process: Process, reason: str, result: outcome.Outcome[Any]) -> None:
         # The name is free before anybody hears of the end (N1).
@@ -384,7 +371,7 @@ class Node:
         self._hub.publish(NodeDown(member, reason))
 
     def peer_lost(self, link: Link, reason: str) -> None:
-        _add(self._past, link.session.counters)
+        self._gauges.peer_lost(link)
         self._router.peer_lost(link, reason)
         self._watching.peer_lost(link.node)
 
@@ -450,8 +437,3 @@ async def _sheltered(shelter: trio.CancelScope, send: trio.MemorySendChannel[tri
         async with trio.open_nursery() as nursery:
             send.send_nowait(nursery)
             await trio.sleep_forever()
-
-
-def _add(total: SessionCounters, more: SessionCounters) -> None:
-    for field in fields(SessionCounters):
-        setattr(total, field.name, getattr(total, field.name) + getattr(more, field.name))

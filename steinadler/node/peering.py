@@ -42,6 +42,7 @@ from steinadler.membership import (
     ObserverDisconnected,
     Received,
     Refused,
+    RoundTrip,
     Send,
     Suspected,
     Swim,
@@ -141,6 +142,10 @@ class Peering:
         """The member of that name."""
         record = self._engine.find(name)
         return record if record is not None and record.state.is_member else None
+
+    def round_trip(self, node: NodeId) -> RoundTrip | None:
+        """The time to that life of a member and back, once it was measured."""
+        return self._engine.round_trip(node)
 
     async def wait_for_change(self) -> None:
         """Wait until some member comes or goes.  Raises `NodeClosed` when this node goes."""

@@ -183,6 +183,11 @@ class Watching:
         self._router.require_room(outlet.node)
         self._router.post(outlet.node, outlet.target, ExitNotice(source, reason, linked=False))
 
+    def count(self, number: int) -> tuple[int, int, int]:
+        """Of one process: the monitors it holds, those of it, and its links."""
+        watched = self._of_us.count_of(number)
+        return self._held.count(number), watched, self._links.count_of(number)
+
     # -- signals ------------------------------------------------------------------------------
 
     def _handle(self, sender: NodeId, target: Target, signal: Signal) -> None:

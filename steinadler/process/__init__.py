@@ -13,5 +13,16 @@ from steinadler.process.exports import DEFAULT_EXPORTS, Exports
 from steinadler.process.mailbox import Mailbox
 from steinadler.process.messages import Call, Down, Exit
 from steinadler.process.process import Host, Process
+from steinadler.process.statistics import ProcessStatistics
 
-__all__ = ["DEFAULT_EXPORTS", "Call", "Down", "Exit", "Exports", "Host", "Mailbox", "Process"]
+__all__ = [
+    "DEFAULT_EXPORTS",
+    "Call",
+    "Down",
+    "Exit",
+    "Exports",
+    "Host",
+    "Mailbox",
+    "Process",
+    "ProcessStatistics",
+]

@@ -15,6 +15,7 @@ from steinadler.identity import Destination, NodeId, ProcessId
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.mailbox import Item, Mailbox
 from steinadler.process.messages import Exit
+from steinadler.process.statistics import ProcessStatistics
 from steinadler.wire import plain
 from steinadler.wire.signals import KILLED, MAX_REASON_LENGTH, NORMAL
 
@@ -46,6 +47,7 @@ class Host(Protocol):
     def spawn_linked(
         self, process: Process, function: ProcessFunction, *args: Any, name: str | None
     ) -> ProcessId: ...
+    def statistics_of(self, process: Process) -> ProcessStatistics: ...
     def process_ended(
         self, process: Process, reason: str, result: outcome.Outcome[Any]
     ) -> None: ...
@@ -144,6 +146,13 @@ class Process:
     ) -> ProcessId:
         """Spawn a process on this node and link to it in one step."""
         return self._host.spawn_linked(self, function, *args, name=name)
+
+    def statistics(self) -> ProcessStatistics:
+        """What this process took so far, and what waits for it now.
+
+        Takes a step for each message that waits.
+        """
+        return self._host.statistics_of(self)
 
     # -- the node's side ----------------------------------------------------------------------
 

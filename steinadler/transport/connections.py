@@ -93,6 +93,10 @@ class Connections:
         """Every link that has not ended."""
         return [peer.link for peer in self._peers.values() if peer.link is not None]
 
+    def peers(self) -> list[Peer]:
+        """Every peer that there is a record of, linked or not."""
+        return list(self._peers.values())
+
     def link(self, node: NodeId) -> Link | None:
         """The link to this life of a node."""
         peer = self._peers.get(node.name)

@@ -61,6 +61,9 @@ class Peer:
         self.addresses: tuple[Address, ...] = ()
         # Where the peer was seen to be: only a refusal from there says something about it.
         self.good_address: Address | None = None
+        # Of the latest connection: its far end, and when it began.
+        self.remote: Address | None = None
+        self.connected_at = 0.0
         self._settings = settings
         self._rng = rng
         self._delegate = delegate
@@ -190,6 +193,8 @@ class Peer:
         except RemoteProtocolError as error:
             self._lose_session(link, f"protocol error: {error}")
             raise
+        self.remote = stream.remote
+        self.connected_at = trio.current_time()
         self.addresses = hello.addresses
         if dialler == hello.node.name:
             self.good_address = next(

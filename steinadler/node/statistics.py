@@ -1,0 +1,220 @@
+"""What a node can tell of itself, its connections and its processes.
+
+Nothing is done for it per message but the additions that a session makes anyway; every level
+(what waits, what is kept) is counted at the moment somebody asks, in steps that grow with what
+there is to count.  A task that samples was refused: whoever wants rates takes two looks, and
+everybody else pays nothing.
+
+Counters only grow, for as long as the thing that they are of lives; levels go up and down.  Bytes
+are those of frames, before TLS and without handshakes; "messages" on a connection are messages,
+calls, replies and signals, and not membership's.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import trio
+
+from steinadler.identity import Address, NodeId
+from steinadler.node.peering import Peering
+from steinadler.node.router import Router
+from steinadler.node.watching import Watching
+from steinadler.process.process import Process
+from steinadler.process.statistics import ProcessStatistics
+from steinadler.process.table import Processes
+from steinadler.transport.link import Link
+from steinadler.transport.network import Role
+from steinadler.transport.peer import Peer
+from steinadler.wire.session import SessionCounters
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatistics:
+    """What a node has done since it opened, and what it holds now.
+
+    Held now: `members` (itself included), `processes` (the built-in ones included),
+    `connections` that are up, `messages_queued` for a turn on one of them, `calls_waiting` for an
+    answer that tasks here made, and `calls_owed` by processes here.
+
+    Since it opened, over all its sessions: bytes and messages both ways, `resumptions` (how often
+    a session went on over a new connection), `bytes_retransmitted` after those (in `bytes_sent`
+    too), `messages_dropped` (to nobody, or lost with a node that went down) and
+    `messages_undecodable`.  Messages between processes of this node are not in sent and received.
+    """
+
+    members: int
+    processes: int
+    connections: int
+    bytes_sent: int
+    bytes_received: int
+    messages_sent: int
+    messages_received: int
+    messages_dropped: int
+    messages_undecodable: int
+    messages_queued: int
+    bytes_retransmitted: int
+    resumptions: int
+    calls_waiting: int
+    calls_owed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStatistics:
+    """The session with one life of one peer, and the connection that carries it.
+
+    `connected` False: it broke, or was not made yet, and is dialled.  `connected_s` is the age in
+    seconds of the present connection, `remote` its far end (of a peer that dialled, not the port
+    at which it listens); both None without one.  `resumptions` is how often a connection of this
+    session was replaced by another.  `observer`: the peer is no member.
+
+    Counted since the session began: bytes and messages both ways, and `bytes_retransmitted`
+    after resumptions, which are in `bytes_sent` too.
+
+    To the peer: `messages_queued` with `bytes_queued` wait for their turn, and
+    `bytes_unacknowledged` were sent and are kept until it is known to have them
+    (`max_unacknowledged_bytes` at most, and then what is queued waits).  `channels` are open, one
+    for each destination and two for signals and replies; on `channels_without_credit` senders
+    wait until the process there has consumed something.
+
+    From the peer: it has `peer_channels` open, and `bytes_unconsumed` of its credit are used by
+    what waits in mailboxes here, 64 bytes for each message included.
+
+    `round_trip_s` and `round_trip_latest_s`: seconds from a membership probe to its answer,
+    smoothed and as last measured, measured about every `probe_interval_s`; None before the
+    first, and with observers, which are not probed.
+    """
+
+    node: NodeId
+    observer: bool
+    connected: bool
+    connected_s: float | None
+    remote: Address | None
+    resumptions: int
+    bytes_sent: int
+    bytes_received: int
+    messages_sent: int
+    messages_received: int
+    bytes_retransmitted: int
+    messages_queued: int
+    bytes_queued: int
+    bytes_unacknowledged: int
+    channels: int
+    channels_without_credit: int
+    peer_channels: int
+    bytes_unconsumed: int
+    round_trip_s: float | None
+    round_trip_latest_s: float | None
+
+
+class Gauges:
+    """Reads the figures of one node off its parts."""
+
+    def __init__(
+        self, processes: Processes, peering: Peering, router: Router, watching: Watching
+    ) -> None:
+        self._processes = processes
+        self._peering = peering
+        self._router = router
+        self._watching = watching
+        self._past = SessionCounters()  # of sessions that are over
+
+    def peer_lost(self, link: Link) -> None:
+        """A session is over: what it did still counts."""
+        _add(self._past, link.session.counters)
+
+    def node(self) -> NodeStatistics:
+        """Counters and levels of the whole node."""
+        links = self._peering.connections.links()
+        total = SessionCounters()
+        for counters in (self._past, *(link.session.counters for link in links)):
+            _add(total, counters)
+        return NodeStatistics(
+            members=len(self._peering.members()),
+            processes=len(self._processes),
+            connections=sum(link.connected for link in links),
+            bytes_sent=total.bytes_sent,
+            bytes_received=total.bytes_received,
+            messages_sent=total.items_sent,
+            messages_received=total.items_received,
+            messages_dropped=self._router.counters.dropped,
+            messages_undecodable=self._router.counters.undecodable,
+            messages_queued=sum(link.session.queued_items for link in links),
+            bytes_retransmitted=total.bytes_retransmitted,
+            resumptions=total.resumptions,
+            calls_waiting=len(self._router.pending),
+            calls_owed=len(self._router.owed),
+        )
+
+    def connections(self) -> tuple[ConnectionStatistics, ...]:
+        """One for each peer, by name."""
+        now = trio.current_time()
+        found = (self._connection(peer, now) for peer in self._peering.connections.peers())
+        return tuple(sorted(filter(None, found), key=lambda each: each.node))
+
+    def _connection(self, peer: Peer, now: float) -> ConnectionStatistics | None:
+        link = peer.link
+        if link is None:
+            return None
+        counters, levels = link.session.counters, link.session.levels()
+        round_trip = self._peering.round_trip(link.node)
+        return ConnectionStatistics(
+            node=link.node,
+            observer=link.role is Role.OBSERVER,
+            connected=link.connected,
+            connected_s=now - peer.connected_at if link.connected else None,
+            remote=peer.remote if link.connected else None,
+            resumptions=counters.resumptions,
+            bytes_sent=counters.bytes_sent,
+            bytes_received=counters.bytes_received,
+            messages_sent=counters.items_sent,
+            messages_received=counters.items_received,
+            bytes_retransmitted=counters.bytes_retransmitted,
+            messages_queued=levels.items_queued,
+            bytes_queued=levels.bytes_queued,
+            bytes_unacknowledged=levels.bytes_unacknowledged,
+            channels=levels.channels,
+            channels_without_credit=levels.channels_without_credit,
+            peer_channels=levels.peer_channels,
+            bytes_unconsumed=levels.bytes_unconsumed,
+            round_trip_s=round_trip.smoothed_s if round_trip is not None else None,
+            round_trip_latest_s=round_trip.latest_s if round_trip is not None else None,
+        )
+
+    def processes(self, busiest: int | None = None) -> tuple[ProcessStatistics, ...]:
+        """All processes, oldest first; or so many, the busiest first."""
+        chosen: Iterable[Process] = self._processes.all()
+        if busiest is not None:
+            chosen = heapq.nlargest(busiest, chosen, key=_busyness)
+        return tuple(map(self.process, chosen))
+
+    def process(self, process: Process) -> ProcessStatistics:
+        """One process."""
+        number, mailbox = process.id.number, process.mailbox
+        messages, body_bytes = mailbox.waiting()
+        monitors, watchers, links = self._watching.count(number)
+        return ProcessStatistics(
+            id=process.id,
+            function=process.function_name,
+            names=self._processes.names.names_of(number),
+            messages_waiting=messages,
+            bytes_waiting=body_bytes,
+            messages_taken=mailbox.taken,
+            calls_owed=self._router.owed.count(number),
+            local_credit_bytes=mailbox.local.credit,
+            local_senders_waiting=mailbox.local.waiting,
+            monitors=monitors,
+            watchers=watchers,
+            links=links,
+        )
+
+
+def _busyness(process: Process) -> tuple[int, int]:
+    return process.mailbox.waiting()[0], process.mailbox.taken
+
+
+def _add(total: SessionCounters, more: SessionCounters) -> None:
+    for field in fields(SessionCounters):
+        setattr(total, field.name, getattr(total, field.name) + getattr(more, field.name))
