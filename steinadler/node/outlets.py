@@ -56,7 +56,7 @@ class LocalOutlet:
         mailbox = process.mailbox
         if not mailbox.local.take_credit(len(body)):
             return False
-        mailbox.put(Run(mailbox.local, (body,)))
+        mailbox.put(Run(mailbox.local, [body]))
         return True
 
     def offer_call(self, call: int, body: bytes) -> bool:

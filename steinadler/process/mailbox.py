@@ -12,7 +12,6 @@ cost falls on the receiver's task, and what waits takes no more memory than it w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import trio
@@ -31,14 +30,16 @@ class Source(Protocol):
 
 
 class Run:
-    """Encoded messages from one source that follow each other: as they came, in one frame."""
+    """Encoded messages from one source that follow each other: as they came, in one frame.
 
-    __slots__ = ("bodies", "source", "taken")
+    There is one at least.  Whoever puts a run into a mailbox has given its list away.
+    """
 
-    def __init__(self, source: Source, bodies: Sequence[bytes]) -> None:
+    __slots__ = ("bodies", "source")
+
+    def __init__(self, source: Source, bodies: list[bytes]) -> None:
         self.source = source
         self.bodies = bodies
-        self.taken = 0
 
 
 class Request(NamedTuple):
@@ -49,7 +50,7 @@ class Request(NamedTuple):
     debt: Debt
 
 
-# What `take_nowait` returns; bytes are an encoded message.
+# What `take` returns; bytes are an encoded message.
 Item = bytes | Request | Down | Exit
 
 
@@ -60,13 +61,28 @@ class Mailbox:
     mailboxes of most programs are empty most of the time.
     """
 
-    __slots__ = ("_items", "_receiver", "_taken", "_until_checkpoint", "closed", "exits", "local")
+    __slots__ = (
+        "_items",
+        "_receiver",
+        "_rest",
+        "_run_bytes",
+        "_run_items",
+        "_source",
+        "_taken",
+        "_until_checkpoint",
+        "closed",
+        "exits",
+        "local",
+    )
 
     def __init__(self, window_bytes: int) -> None:
         self.closed = False
         self.exits = 0  # of the items: nobody pays for these, so somebody has to count them
         self.local = LocalWindow(window_bytes)
         self._items: deque[Run | Request | Down | Exit] | None = None
+        self._rest: list[bytes] | None = None  # of the run that is being taken, the next one last
+        self._source: Source = self.local  # that run's
+        self._run_items = self._run_bytes = 0
         self._receiver: trio.lowlevel.Task | None = None
         self._until_checkpoint = CHECKPOINT_EVERY
         self._taken = 0  # before `_until_checkpoint`, which counts them down, was last set
@@ -80,21 +96,17 @@ class Mailbox:
             trio.lowlevel.reschedule(self._receiver)
             self._receiver = None
 
-    @property
-    def ready(self) -> bool:
-        """Whether `take_nowait` may be called; when not, `wait` first."""
-        return bool(self._items) and self._until_checkpoint > 0
-
     async def wait(self) -> None:
-        """Wait until `ready`, or let others run when that is due.  Always a checkpoint.
+        """Wait until there is something, or let others run when that is due: after it, `take` has
+        an item.  Always a checkpoint.
 
         Raises `trio.BusyResourceError` when another task waits already.
         """
         self._taken = self.taken
         self._until_checkpoint = CHECKPOINT_EVERY
-        if self._items:
+        if self._items or self._rest:
             await trio.lowlevel.checkpoint()
-        while not self._items:
+        while not (self._items or self._rest):
             if self._receiver is not None:
                 raise trio.BusyResourceError("another task of this process is receiving already")
             self._receiver = trio.lowlevel.current_task()
@@ -104,25 +116,32 @@ class Mailbox:
         self._receiver = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-    def take_nowait(self) -> Item:
-        """Take the oldest item, and give its credit back."""
-        assert self._items is not None
+    def take(self) -> Item | None:
+        """Take the oldest item, and give its credit back; None when `wait` must come first."""
+        if self._until_checkpoint <= 0:
+            return None
+        rest = self._rest
+        if not rest:
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            if type(item) is not Run:
+                self._until_checkpoint -= 1
+                if type(item) is Request:
+                    item.source.consumed(len(item.body), 1)
+                elif type(item) is Exit:
+                    self.exits -= 1
+                return item
+            rest = self._rest = item.bodies
+            rest.reverse()
+            self._source = item.source
+            self._run_items, self._run_bytes = len(rest), sum(map(len, rest))
         self._until_checkpoint -= 1
-        head = self._items[0]
-        if isinstance(head, Run):
-            body = head.bodies[head.taken]
-            head.taken += 1
-            if head.taken == len(head.bodies):
-                self._items.popleft()
-                # For all of the run at once: a frame's worth of credit is not worth more steps.
-                head.source.consumed(sum(map(len, head.bodies)), head.taken)
-            return body
-        self._items.popleft()
-        if isinstance(head, Request):
-            head.source.consumed(len(head.body), 1)
-        elif isinstance(head, Exit):
-            self.exits -= 1
-        return head
+        body = rest.pop()
+        if not rest:
+            # For all of the run at once: a frame's worth of credit is not worth more steps.
+            self._source.consumed(self._run_bytes, self._run_items)
+        return body
 
     @property
     def taken(self) -> int:
@@ -131,12 +150,12 @@ class Mailbox:
 
     def waiting(self) -> tuple[int, int]:
         """How many items wait, and how many bytes they hold.  Counted at each call."""
-        items = body_bytes = 0
+        rest = self._rest or ()
+        items, body_bytes = len(rest), sum(map(len, rest))
         for item in self._items or ():
             if isinstance(item, Run):
-                bodies = item.bodies[item.taken :]
-                items += len(bodies)
-                body_bytes += sum(map(len, bodies))
+                items += len(item.bodies)
+                body_bytes += sum(map(len, item.bodies))
             else:
                 items += 1
                 body_bytes += len(item.body) if isinstance(item, Request) else 0
@@ -146,8 +165,9 @@ class Mailbox:
         """The process ended: give all credit back, and return how many items nobody took."""
         self.closed = True
         dropped = 0
-        while self._items:
-            self.take_nowait()
+        while self._items or self._rest:
+            self._until_checkpoint += 1  # it does not count as taken
+            self.take()
             dropped += 1
         self.local.wake_all()
         return dropped

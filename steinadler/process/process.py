@@ -99,10 +99,10 @@ class Process:
         """
         mailbox = self._mailbox
         while True:
-            if not mailbox.ready:
+            item = mailbox.take()
+            if item is None:
                 await mailbox.wait()
-            message = self._host.open_item(self, mailbox.take_nowait())
-            if message is not SKIPPED:
+            elif (message := self._host.open_item(self, item)) is not SKIPPED:
                 return message
 
     __anext__ = receive
