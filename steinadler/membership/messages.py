@@ -33,6 +33,7 @@ import cbor2
 from steinadler.errors import ConfigError, RemoteProtocolError
 from steinadler.identity import Address, NodeId, check_node_name
 from steinadler.membership.members import Member, MemberState
+from steinadler.wire.handshake import MAX_ADDRESSES, MAX_LABELS
 
 # A message fits one frame (design section 5), and so no decoder looks at more than this.
 MAX_MESSAGE_BYTES = 16_384 - 16
@@ -194,6 +195,9 @@ def _members(value: object) -> tuple[Member, ...]:
 def _member(value: object) -> Member:
     match value:
         case [name, incarnation, list(addresses), list(labels), state, refutation, *_]:
+            # Four bytes make an address that takes a hundred and fifty in the table (X4).
+            if len(addresses) > MAX_ADDRESSES or len(labels) > MAX_LABELS:
+                raise RemoteProtocolError("more addresses or labels than a Hello may have")
             return Member(
                 _node(name, incarnation),
                 tuple(_address(item) for item in addresses),
