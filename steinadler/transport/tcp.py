@@ -158,8 +158,10 @@ class TcpNetwork(Network):
             somebody_else = isinstance(error, AnotherProtocol)
             raise DialError(f"{address}: {error}", refused=somebody_else) from error
         except trio.BrokenResourceError as error:
-            reset = isinstance(error.__cause__, ConnectionError)
-            raise DialError(f"{address}: {error}", refused=reset) from error
+            # Something accepted it.  A reset here is the end of a connection like any other: the
+            # path's doing, or a kernel's that cleans up after a process, and then the next dial
+            # is refused.
+            raise DialError(f"{address}: {error}", refused=False) from error
         except BaseException:
             sock.close()
             raise
