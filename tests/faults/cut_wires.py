@@ -77,9 +77,11 @@ class Wire:
                 await self._way.open()
                 if not self._torn:
                     await self._pass(data, sink)
+            await self._way.open()
             if not self._torn:
                 await sink.send_eof()
         except _GONE:
+            await self._way.open()
             self.reset()
 
     async def _pass(self, data: bytes, sink: trio.SocketStream) -> None:
@@ -100,7 +102,8 @@ class Wire:
 class Way:
     """The way from one node to another, with all its connections."""
 
-    def __init__(self, entrance: Address, target: Address) -> None:
+    def __init__(self, ways: Ways, entrance: Address, target: Address) -> None:
+        self._ways = ways
         self.entrance = entrance
         self.target = target
         self.wires: set[Wire] = set()
@@ -127,6 +130,9 @@ class Way:
             return
         wire = Wire(self, near, far)
         self.wires.add(wire)
+        if self._ways.reset_at_birth:
+            self._ways.reset_at_birth -= 1
+            wire.cut(Cut.RESET)
         try:
             await wire.forward()
         finally:
@@ -144,6 +150,7 @@ class Ways:
         self._names: dict[Address, str] = {}  # who listens where
         self._held: set[frozenset[str]] = set()
         self.cuts = 0
+        self.reset_at_birth = 0  # of the next connections, in the first bytes
 
     def listens(self, name: str, addresses: tuple[Address, ...]) -> None:
         """A node is there."""
@@ -156,7 +163,7 @@ class Ways:
                 return way
         listening = socket.create_server((_LOOPBACK, 0))
         listening.setblocking(False)
-        way = Way(Address(_LOOPBACK, listening.getsockname()[1]), target)
+        way = Way(self, Address(_LOOPBACK, listening.getsockname()[1]), target)
         if frozenset((dialler, self._names.get(target, ""))) in self._held:
             way.hold()
         self._ways[dialler, target] = way

@@ -65,6 +65,27 @@ async def test_torn_connections_lose_double_and_reorder_nothing(
         assert len(set(traffic.room().values())) == 1
 
 
+async def test_connections_reset_in_their_handshakes_are_no_death(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """M3, S2: what breaks before TLS has begun is a broken connection, and no refusal."""
+    ways = Ways(nursery)
+    async with (
+        open_cut_node("alice", ways, tmp_path) as alice,
+        open_cut_node("bob", ways, tmp_path, seeds=alice.addresses) as bob,
+    ):
+        with trio.fail_after(20):
+            await alice.wait_for_member("bob")
+            await bob.wait_for_member("alice")
+            async with events_of(alice, bob) as told:
+                ways.reset_at_birth = 4
+                ways.reset("alice", "bob")
+                for node, peer in ((alice, bob), (bob, alice)):
+                    assert await node.call(f"$echo@{peer.name}", 1) == 1
+                assert ways.reset_at_birth == 0
+        assert told == {"alice": [], "bob": []}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("breaks", [False, True], ids=["stalls", "breaks"])
 async def test_two_seconds_without_a_path_lose_nothing_on_sockets(
