@@ -5,6 +5,7 @@
     output     JSON for programs, text for people
     node       `steinadler node`: a node until it is told to leave
     observing  `members`, `whereis`, `send`, `call`: an observer that joins, asks and leaves
+    top        `top`: the same observer, look after look; `top_view`, how that looks
     cluster    `cluster init`, `cluster show`
     demo       `steinadler demo`, with `demo_processes`, what its nodes run
 

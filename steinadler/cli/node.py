@@ -19,9 +19,16 @@ import trio
 from steinadler.cli.options import APP, LABEL, NODE_NAME, Where, as_json, joining
 from steinadler.cli.output import print_json
 from steinadler.cli.running import run
+from steinadler.discovery import RuntimeFolder
+from steinadler.errors import SteinadlerError
 from steinadler.node import EventsLost, EventStream, Node, NodeDown, NodeUp, open_node
+from steinadler.node.peering import NAME_CONFLICT_PATIENCE_S
 from steinadler.process.exports import ProcessFunction
+from steinadler.security import open_home
 from steinadler.security.home import DEFAULT_CLUSTER
+
+# How long seeds are given to bring a member, who may know of another node of this name.
+_SEEDS_S = 1.0
 
 
 @click.command()
@@ -68,6 +75,8 @@ def node(
     where = Where(cluster, seeds, mdns)
 
     async def live() -> None:
+        has_namesake = await trio.to_thread.run_sync(_has_namesake, name, where.cluster)
+        patience_s = NAME_CONFLICT_PATIENCE_S if has_namesake else _SEEDS_S if where.seeds else 0
         async with open_node(
             name,
             host=host,
@@ -78,6 +87,9 @@ def node(
             cluster=where.cluster,
         ) as opened:
             events = opened.events()
+            # Whoever has the name already says so when it is met, and then this is not ready.
+            with trio.move_on_after(patience_s):
+                await opened.wait_for_members(2)
             _tell(_ready(opened, where), as_json)
             async with trio.open_nursery() as nursery:
                 for app_name, function in apps:
@@ -87,6 +99,18 @@ def node(
 
     if run(live) is not None:
         _tell({"event": "left", "name": name}, as_json)
+
+
+def _has_namesake(name: str, cluster: str | None) -> bool:
+    """Whether a living process of this machine left that name in the runtime folder."""
+    home = open_home()
+    try:
+        place = home.cluster(cluster or DEFAULT_CLUSTER)
+        folder = home.runtime_folder(place)
+    except SteinadlerError:
+        return False  # `open_node` makes it, or says what is wrong
+    entries = RuntimeFolder(folder, fingerprint=place.fingerprint).read()
+    return any(entry.name == name for entry in entries)
 
 
 def _ready(node: Node, where: Where) -> dict[str, Any]:

@@ -16,9 +16,15 @@ import click
 import trio
 
 from steinadler.cli.options import JSON, MODULE, Reader, Where, as_json, joining
-from steinadler.cli.output import pretty_json, print_json
+from steinadler.cli.output import console, pretty_json, print_json, table
 from steinadler.cli.running import Failed, failing_at, run_once
-from steinadler.errors import DeliveryError, NodeDown, NoSuchProcess
+from steinadler.errors import (
+    DeliveryError,
+    NodeDown,
+    NoSuchProcess,
+    RemoteError,
+    RemoteProtocolError,
+)
 from steinadler.identity import Address, ProcessId, ProcessName, parse_destination
 from steinadler.membership import Member
 from steinadler.node import Node, open_node
@@ -69,23 +75,33 @@ class Observer:
                 nursery.start_soon(ask, member, nursery.cancel_scope)
         return names
 
+    async def meet_one_or_all(self, name: str | None) -> None:
+        """Wait for the member of that name; without one, as `meet`."""
+        if name is None:
+            await self.meet()
+            return
+        with failing_at(self.deadline, lambda: self._unknown(name)):
+            await self.node.wait_for_member(name)
+
     async def find(self, destination: ProcessName) -> list[ProcessId]:
-        """The processes of that name: of one node, or of all when it names none."""
-        if destination.node is not None:
-            with failing_at(self.deadline, lambda: self._unknown(str(destination.node))):
-                await self.node.wait_for_member(destination.node)
-            return await self._look_up(destination.name, [destination.node])
-        await self.meet()
-        return await self._look_up(destination.name, [m.node.name for m in self.node.members()])
+        """The processes of that name: of one node, or of all when it names none.
+
+        Raises `Failed` when there is none.
+        """
+        await self.meet_one_or_all(destination.node)
+        members = [member.node.name for member in self.node.members()]
+        nodes = members if destination.node is None else [destination.node]
+        found = await self._look_up(destination.name, nodes)
+        if not found:
+            where = "any member" if destination.node is None else repr(destination.node)
+            raise Failed(f"no process is called {destination.name!r} on {where}")
+        return found
 
     async def find_one(self, destination: ProcessName) -> ProcessId:
         """The one process of that name; raises `Failed` when there is none, or several."""
         match await self.find(destination):
             case [process]:
                 return process
-            case []:
-                where = "any member" if destination.node is None else repr(destination.node)
-                raise Failed(f"no process is called {destination.name!r} on {where}")
             case several:
                 nodes = ", ".join(process.node.name for process in several)
                 raise Failed(
@@ -177,7 +193,7 @@ def members(
     async def list_them() -> None:
         async with observing(where, timeout_s) as observer:
             await observer.meet()
-            listed = [_facts(member) for member in observer.node.members()]
+            listed = [facts_of(member) for member in observer.node.members()]
         if as_json:
             print_json(listed)
         else:
@@ -186,7 +202,8 @@ def members(
     run_once(list_them)
 
 
-def _facts(member: Member) -> dict[str, Any]:
+def facts_of(member: Member) -> dict[str, Any]:
+    """A member, as JSON has it."""
     return {
         "name": member.node.name,
         "address": str(member.addresses[0]) if member.addresses else None,
@@ -196,16 +213,11 @@ def _facts(member: Member) -> dict[str, Any]:
 
 
 def _print_table(listed: list[dict[str, Any]]) -> None:
-    from rich.console import Console  # here, because it takes longer to import than most calls
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("NAME", "ADDRESS", "STATE", "LABELS"):
-        table.add_column(column)
+    rows = []
     for facts in listed:
         labels = " ".join(f"{key}={value}" for key, value in facts["labels"].items())
-        table.add_row(facts["name"], facts["address"] or "-", facts["state"], labels)
-    Console(highlight=False, markup=False).print(table)
+        rows.append((facts["name"], facts["address"] or "-", facts["state"], labels))
+    console().print(table(("NAME", "ADDRESS", "STATE", "LABELS"), rows))
 
 
 @click.command()
@@ -223,8 +235,8 @@ def whereis(
 ) -> None:
     """Tell which process is called NAME: on one node as NAME@NODE, on all as NAME alone.
 
-    With --json: {name, node, process}, or null when there is none; where several nodes have
-    one, that of the first node by name.  Without --json it tells them all.
+    With --json: {name, node, process} for NAME@NODE, and for NAME alone a list of such, one for
+    each node that has one, by node.  Fails when there is none.
     """
     where = Where(cluster, seeds, mdns)
 
@@ -232,12 +244,11 @@ def whereis(
         async with observing(where, timeout_s) as observer:
             found = await observer.find(name)
         if as_json:
-            print_json(_place(name, found[0]) if found else None)
+            places = [_place(name, process) for process in found]
+            print_json(places if name.node is None else places[0])
             return
         for process in found:
             click.echo(f"{name.name} is {process}")
-        if not found:
-            click.echo(f"no process is called {name.name!r} on {name.node or 'any member'}")
 
     run_once(look)
 
@@ -316,7 +327,6 @@ def call(
     arrays, dataclasses objects of their fields, enums the name of the member, bytes base64, dates
     and times ISO 8601, process ids "#7@bob"; Decimal, UUID, NaN and the infinities are texts.
     """
-    del modules  # imported while the command line was read
     where = Where(cluster, seeds, mdns)
 
     async def ask() -> None:
@@ -327,6 +337,11 @@ def call(
                     reply = await observer.node.call(process, request)
                 except NoSuchProcess as error:  # it ended since it was found
                     raise Failed(f"{destination} has just ended") from error
+                except RemoteError as error:
+                    if error.type_name == RemoteProtocolError.__name__ and not modules:
+                        hint = "--import MODULE names where the classes of the reply are registered"
+                        raise Failed(f"{error} ({hint})") from error
+                    raise
         if as_json:
             print_json(reply)
         else:

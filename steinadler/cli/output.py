@@ -19,11 +19,19 @@ import dataclasses
 import enum
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+# In columns: nothing that is not a terminal cuts lines off.
+_ENDLESS = 10_000
 
 
 def to_json(value: Any) -> str:
@@ -64,3 +72,26 @@ def print_json(value: Any) -> None:
 def pretty_json(value: Any) -> str:
     """JSON as people like to read it."""
     return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=2)
+
+
+def console() -> Console:
+    """Where tables are printed: plain text, and lines as long as they are, but on a terminal."""
+    from rich.console import Console  # here, because it takes longer to import than most calls
+
+    width = None if sys.stdout.isatty() else _ENDLESS
+    return Console(highlight=False, markup=False, width=width)
+
+
+def table(
+    columns: Iterable[str], rows: Iterable[Sequence[str]], *, numbers_from: int | None = None
+) -> Table:
+    """A table without lines; columns from `numbers_from` on are aligned to the right."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False)
+    for place, column in enumerate(columns):
+        number = numbers_from is not None and place >= numbers_from
+        made.add_column(column, justify="right" if number else "left", no_wrap=number)
+    for row in rows:
+        made.add_row(*row)
+    return made

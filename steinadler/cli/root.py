@@ -12,6 +12,7 @@ from steinadler.cli.cluster import cluster
 from steinadler.cli.demo import demo
 from steinadler.cli.node import node
 from steinadler.cli.observing import call, members, send, whereis
+from steinadler.cli.top import top
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,7 +25,7 @@ def root() -> None:
     """
 
 
-for command in (demo, node, members, whereis, send, call, cluster):
+for command in (demo, node, members, whereis, send, call, top, cluster):
     root.add_command(command)
 
 

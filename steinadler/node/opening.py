@@ -18,7 +18,7 @@ from steinadler.errors import ConfigError
 from steinadler.identity import Address, NodeId, check_node_name, parse_address
 from steinadler.node.node import Node
 from steinadler.security.credentials import Credentials
-from steinadler.security.home import Cluster, open_home
+from steinadler.security.home import DEFAULT_CLUSTER, Cluster, open_home
 from steinadler.transport.network import Role
 from steinadler.transport.tcp import TcpNetwork
 
@@ -50,7 +50,7 @@ async def open_node(
     `seeds`: addresses ("host:port") of nodes to join, beside those that mDNS and the runtime
     folder find.  `mdns` False neither announces this node nor looks for others by multicast.
     `sources`: further ways to find nodes.  `labels`: what others may choose this node by.
-    `cluster`: one of those in `home`; by default "default", which is made on first use.
+    `cluster`: one of those in `home`; by default "default", which the first node makes.
     `home`: where credentials are; by default `$STEINADLER_HOME`, else the user's configuration
     folder.  `observer` True: do not listen and do not count as a member; call and leave.
 
@@ -115,7 +115,10 @@ def _prepare(
 ) -> tuple[Cluster, Credentials, Path]:
     """What needs the disk, and time: credentials."""
     opened = open_home(home)
-    place = opened.default_cluster() if cluster is None else opened.cluster(cluster)
+    if cluster is None and role is Role.NODE:
+        place = opened.default_cluster()
+    else:  # nobody could be found in a cluster that an observer makes
+        place = opened.cluster(cluster or DEFAULT_CLUSTER)
     return place, opened.credentials(place, role, name), opened.runtime_folder(place)
 
 

@@ -116,7 +116,10 @@ class Home:
         known = self._names()
         if name not in known:
             there_are = f"there are: {', '.join(known)}" if known else "there is none yet"
-            raise ConfigError(f"there is no cluster {name!r} in {self._clusters}; {there_are}")
+            text = f"there is no cluster {name!r} in {self._clusters}; {there_are}"
+            if name == DEFAULT_CLUSTER:
+                text = f"{text}; the first node makes it: steinadler node NAME"
+            raise ConfigError(text)
         return self._read(name)
 
     def clusters(self) -> tuple[Cluster, ...]:

@@ -33,6 +33,8 @@ from steinadler.cli.output import to_json
         (("members", "--seed", "nowhere"), ["'nowhere' is not an address"]),
         (("members", "--timeout", "0"), ["--timeout"]),
         (("node", "not a name"), ["cannot name a node"]),
+        (("top", "not a name"), ["cannot name a node"]),
+        (("top", "a", "b"), ["unexpected extra argument"]),
         (("node", "a", "--label", "gpu"), ["'gpu' is not a label"]),
         (("node", "a", "--port", "70000"), ["--port"]),
         (("node", "a", "--app", "json"), ["is not MODULE:FUNCTION"]),
@@ -70,7 +72,20 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         root.main()
 
 
+@pytest.mark.parametrize(
+    "words", [("members",), ("whereis", "x"), ("call", "x@bob", "1"), ("top", "--once")]
+)
+async def test_who_only_looks_makes_no_cluster(
+    steinadler: Steinadler, words: tuple[str, ...]
+) -> None:
+    """In an empty home there is nobody to find: it says how to begin, and leaves it empty."""
+    result = await steinadler.ask(*words)
+    result.failed(1, "there is no cluster 'default'", "steinadler node NAME")
+    assert not steinadler.home.exists()
+
+
 async def test_nobody_there_tells_where_was_looked(steinadler: Steinadler) -> None:
+    await steinadler.run("cluster", "init", "default")
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
         seed = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -1,0 +1,172 @@
+"""How `steinadler top` looks: three tables of what was seen.
+
+What does not fit a screen is left out, least first: all of it is in `--json`, and a node by
+itself gets more room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from steinadler.cli.output import table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_MOST_CONNECTIONS = 20
+_MOST_PROCESSES = 5  # of each node
+_MOST_PROCESSES_OF_ONE = 20
+
+
+def view(seen: dict[str, Any], only: str | None) -> RenderableType:
+    """One look, for people.  `only` is the one node that was asked for."""
+    from rich.console import Group
+
+    nodes = seen["nodes"]
+    count = f"{len(nodes)} {'member' if len(nodes) == 1 else 'members'}"
+    if only is not None:
+        count = f"node {only}" if nodes else f"node {only} is no member now"
+    parts: list[RenderableType] = [f"{count}, {seen['at']}", "", _nodes(nodes)]
+    told = [node for node in nodes if node["problem"] is None]
+    for rows in (_connections(told), _processes(told, only)):
+        if rows is not None:
+            parts += ["", rows]
+    return Group(*parts, "")
+
+
+def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:
+    columns = (
+        "NODE",
+        "STATE",
+        "PROCESSES",
+        "CONNECTIONS",
+        "SENT/s",
+        "RECEIVED/s",
+        *_MESSAGES,
+        *_KEPT,
+    )
+    rows = []
+    for node in nodes:
+        facts = node["statistics"]
+        if facts is None:
+            rows.append((node["name"], f"{node['state']}: {node['problem']}"))
+            continue
+        rows.append(
+            (
+                *(node["name"], node["state"], _whole(facts, "processes")),
+                *(_whole(facts, "connections"), *_traffic(facts)),
+                *(_whole(facts, "messages_queued"), _whole(facts, "messages_dropped")),
+            )
+        )
+    return table(columns, rows, numbers_from=2)
+
+
+_MESSAGES = ("MSG OUT/s", "MSG IN/s")
+_KEPT = ("QUEUED", "DROPPED")
+
+
+def _connections(nodes: list[dict[str, Any]]) -> RenderableType | None:
+    """Between members: what observers cost is their own doing."""
+    found = [
+        (node["name"], facts)
+        for node in nodes
+        for facts in node["connections"]
+        if not facts.get("observer")
+    ]
+    if not found:
+        return None
+    if len(found) > _MOST_CONNECTIONS:
+        found.sort(key=lambda pair: -(_rate(pair[1], "bytes_sent") or 0))
+        del found[_MOST_CONNECTIONS:]
+    columns = (
+        *("FROM", "TO", "ROUND TRIP", "SENT/s", "RECEIVED/s", *_MESSAGES),
+        *("QUEUED", "UNACKNOWLEDGED", "NO CREDIT", "RESUMED"),
+    )
+    rows = [
+        (
+            *(name, str(facts.get("node", "-")), _round_trip(facts), *_traffic(facts)),
+            *(_whole(facts, "messages_queued"), _size(facts.get("bytes_unacknowledged"))),
+            *(_whole(facts, "channels_without_credit"), _whole(facts, "resumptions")),
+        )
+        for name, facts in found
+    ]
+    return table(columns, rows, numbers_from=2)
+
+
+def _processes(nodes: list[dict[str, Any]], only: str | None) -> RenderableType | None:
+    most = _MOST_PROCESSES if only is None else _MOST_PROCESSES_OF_ONE
+    chosen = [
+        facts
+        for node in nodes
+        for facts in sorted(filter(_is_at_work, node["processes"]), key=_busyness, reverse=True)[
+            :most
+        ]
+    ]
+    rows = [
+        (
+            *(str(facts.get("id", "-")), ", ".join(facts.get("names") or ()) or "-"),
+            *(str(facts.get("function", "-")), _per_s(_rate(facts, "messages_taken"))),
+            *(_whole(facts, "messages_waiting"), _size(facts.get("bytes_waiting"))),
+            _whole(facts, "calls_owed"),
+        )
+        for facts in chosen
+    ]
+    columns = ("PROCESS", "NAME", "FUNCTION", "TAKEN/s", "WAITING", "BYTES", "CALLS OWED")
+    return table(columns, rows, numbers_from=3) if rows else None
+
+
+def _is_at_work(facts: dict[str, Any]) -> bool:
+    """The program's own, and those built in that have something to do but answering this."""
+    names = facts.get("names") or ()
+    if "$statistics" in names:
+        return False
+    return not any(name.startswith("$") for name in names) or _busyness(facts) > (0, 0)
+
+
+def _busyness(facts: dict[str, Any]) -> tuple[float, int]:
+    return _rate(facts, "messages_taken") or 0, facts.get("messages_waiting") or 0
+
+
+def _traffic(facts: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        *(_size(_rate(facts, "bytes_sent")), _size(_rate(facts, "bytes_received"))),
+        *(_per_s(_rate(facts, "messages_sent")), _per_s(_rate(facts, "messages_received"))),
+    )
+
+
+def _round_trip(facts: dict[str, Any]) -> str:
+    if not facts.get("connected"):
+        return "not connected"
+    seconds = facts.get("round_trip_s")
+    return "-" if seconds is None else f"{seconds * 1000:.2f} ms"
+
+
+def _rate(facts: dict[str, Any], counter: str) -> float | None:
+    rate: float | None = facts.get(f"{counter}_per_s")
+    return rate
+
+
+def _or_dash(write: Callable[[float], str], value: float | None) -> str:
+    return "-" if value is None else write(value)
+
+
+def _per_s(value: float | None) -> str:
+    return _or_dash(lambda number: f"{number:,.0f}", value)
+
+
+def _whole(facts: dict[str, Any], key: str) -> str:
+    return _or_dash(lambda number: f"{number:,}", facts.get(key))
+
+
+def _size(value: float | None) -> str:
+    """Bytes, in the largest unit of which there is one."""
+
+    def write(number: float) -> str:
+        for unit in ("B", "kB", "MB"):
+            if number < 1000:
+                return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+            number /= 1000
+        return f"{number:.1f} GB"
+
+    return _or_dash(write, value)

@@ -1,0 +1,170 @@
+"""`steinadler top`, with real processes: what it counts, where it writes, how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from commands import Lines, Steinadler
+
+from steinadler.cli.top import with_rates
+
+TICKER = """
+import trio, steinadler
+
+async def ticker(me):
+    await me.node.wait_for_member("alice")
+    while True:
+        for _ in range(10):
+            await me.send("sink@alice", "x" * 1000)
+        await me.call("$echo@alice", 1)
+        await trio.sleep(0.02)
+
+async def sink(me):
+    async for message in me:
+        pass
+"""
+
+
+@asynccontextmanager
+async def working(steinadler: Steinadler) -> AsyncIterator[None]:
+    """Two nodes, one of which sends to the other."""
+    (steinadler.folder / "traffic.py").write_text(TICKER)
+    async with (
+        steinadler.node("alice", "--app", "traffic:sink", "--app", "shop:deaf"),
+        steinadler.node("bob", "--app", "traffic:ticker") as bob,
+    ):
+        with trio.fail_after(10):
+            assert (await bob.next_event())["event"] == "up"
+        yield
+
+
+async def test_top_once_tells_what_flows(steinadler: Steinadler) -> None:
+    async with working(steinadler):
+        seen = (await steinadler.ask("top", "--once", "--json")).json
+        assert [node["name"] for node in seen["nodes"]] == ["alice", "bob"]
+        alice, bob = seen["nodes"]
+        assert (alice["problem"], bob["problem"]) == (None, None)
+
+        (link,) = [each for each in bob["connections"] if not each["observer"]]
+        assert (link["node"], link["connected"]) == ("alice", True)
+        assert 0 < link["round_trip_s"] < 1
+        assert link["messages_sent_per_s"] > 10
+        assert link["bytes_sent_per_s"] > 500 * link["messages_sent_per_s"]
+        (back,) = [each for each in alice["connections"] if not each["observer"]]
+        assert back["messages_received_per_s"] > 10
+
+        sink = next(each for each in alice["processes"] if each["names"] == ["sink"])
+        assert (sink["function"], sink["id"].endswith("@alice")) == ("sink", True)
+        assert 10 < sink["messages_taken_per_s"] <= back["messages_received_per_s"] * 2
+        assert alice["statistics"]["messages_received"] >= sink["messages_taken"] > 0
+        assert seen["at"]
+
+        one = (await steinadler.ask("top", "bob", "--once", "--json")).json
+        assert [node["name"] for node in one["nodes"]] == ["bob"]
+        absent = await steinadler.ask("top", "dave", "--once", "--timeout", "0.5")
+        absent.failed(1, "'dave' is not a member", "alice, bob")
+
+        text = (await steinadler.ask("top", "--once")).stdout
+        assert "\x1b" not in text, "plain text where there is no terminal"
+        for word in ("NODE", "ROUND TRIP", "TAKEN/s", "ticker", "sink", "2 members"):
+            assert word in text
+
+
+async def test_top_tells_of_a_node_that_does_not_answer(steinadler: Steinadler) -> None:
+    """A stopped node delays nobody's figures, and is no error."""
+    async with steinadler.node("alice"), steinadler.node("bob") as bob:
+        with trio.fail_after(10):
+            assert (await bob.next_event())["event"] == "up"
+        process = await steinadler.open("top", "--json", "--no-mdns", stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        lines = Lines(process.stdout)
+        with trio.fail_after(20):
+            seen = await lines.next()
+            assert [node["problem"] for node in seen["nodes"]] == [None, None]
+            bob.process.send_signal(signal.SIGSTOP)
+            while seen["nodes"][-1]["problem"] is None:
+                seen = await lines.next()
+            assert [node["name"] for node in seen["nodes"]] == ["alice", "bob"]
+            assert "no answer within 1 s" in seen["nodes"][1]["problem"]
+            assert seen["nodes"][1]["statistics"] is None
+            assert seen["nodes"][0]["statistics"]["members"] == 2
+            while len(seen["nodes"]) > 1:  # until it is declared down
+                seen = await lines.next()
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 0
+        await process.stdout.aclose()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_top_on_a_terminal_is_live_and_leaves_it_as_it_was(
+    steinadler: Steinadler, number: int
+) -> None:
+    async with steinadler.node("alice"):
+        controller, terminal = os.openpty()
+        process = await steinadler.open("top", "--no-mdns", stdout=terminal, stderr=subprocess.PIPE)
+        os.close(terminal)
+        assert process.stderr is not None
+        seen = b""
+        with trio.fail_after(20):
+            while seen.count(b"1 member,") < 2:
+                await trio.lowlevel.wait_readable(controller)
+                seen += os.read(controller, 65_536)
+            assert b"\x1b[?1049h" in seen, "on a screen of its own"
+            process.send_signal(number)
+            while b"\x1b[?1049l" not in seen:
+                await trio.lowlevel.wait_readable(controller)
+                seen += os.read(controller, 65_536)
+            assert await process.wait() == 0
+            assert b"".join([part async for part in process.stderr]) == b""
+        await process.stderr.aclose()
+        os.close(controller)
+
+
+async def test_ctrl_c_while_the_command_is_still_starting_is_no_traceback(
+    steinadler: Steinadler, tmp_path: Path
+) -> None:
+    """Python would raise KeyboardInterrupt in the middle of an import."""
+    (tmp_path / "slow").mkdir()
+    # Imported early on, and takes its time.
+    (tmp_path / "slow" / "outcome.py").write_text(
+        "import os, time\nos.write(1, b'importing')\ntime.sleep(30)\n"
+    )
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", "import steinadler_command; steinadler_command.main()", "members"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "slow")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with trio.fail_after(10):
+        assert await process.stdout.receive_some() == b"importing"
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == -signal.SIGINT
+        assert b"".join([part async for part in process.stderr]) == b""
+    await process.stdout.aclose()
+    await process.stderr.aclose()
+
+
+def test_rates_are_differences_over_the_time_between() -> None:
+    before, now = {"bytes_sent": 100, "channels": 7}, {"bytes_sent": 600, "channels": 3}
+    assert with_rates(now, before, 2.0) == {**now, "bytes_sent_per_s": 250.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "seconds"), [({}, 1.0), ({"bytes_sent": 700}, 1.0), ({"bytes_sent": 600}, 0.0)]
+)
+def test_there_is_no_rate_without_a_comparable_look_before(
+    before: dict[str, int], seconds: float
+) -> None:
+    """The first look; a counter of a session that began anew; two looks in one moment."""
+    assert with_rates({"bytes_sent": 600}, before, seconds)["bytes_sent_per_s"] is None
