@@ -36,7 +36,10 @@ class PendingCalls(Generic[Waiter]):
     def remove(self, id_: int, node: NodeId | None = None) -> Waiter | None:
         """The call is answered or given up.  None when nobody waits for it (from `node`)."""
         entry = self._waiting.get(id_)
-        if entry is None or (node is not None and entry[0] != node):
+        if entry is None:
+            return None
+        # Mostly the very same object, and to compare two costs more than all else here.
+        if node is not None and entry[0] is not node and entry[0] != node:
             return None
         del self._waiting[id_]
         return entry[1]
@@ -85,20 +88,16 @@ class OwedCalls(Generic[Debt]):
         self._by_process.discard(entry[0], (caller, id_))
         return entry[1]
 
-    def process_ended(self, process: int) -> list[tuple[NodeId, int, Debt]]:
+    def process_ended(self, process: int) -> list[Debt]:
         """Remove and return what process `process` still owed."""
         return self._settle_all(self._by_process.get(process))
 
-    def node_down(self, caller: NodeId) -> list[tuple[NodeId, int, Debt]]:
+    def node_down(self, caller: NodeId) -> list[Debt]:
         """Remove and return what was owed to `caller`."""
         settled = self._settle_all([(caller, id_) for id_ in self._by_caller.get(caller, ())])
         self._by_caller.pop(caller, None)
         return settled
 
-    def _settle_all(self, keys: list[tuple[NodeId, int]]) -> list[tuple[NodeId, int, Debt]]:
-        settled = []
-        for caller, id_ in keys:
-            debt = self.settle(caller, id_)
-            if debt is not None:
-                settled.append((caller, id_, debt))
-        return settled
+    def _settle_all(self, keys: list[tuple[NodeId, int]]) -> list[Debt]:
+        debts = [self.settle(caller, id_) for caller, id_ in keys]
+        return [debt for debt in debts if debt is not None]

@@ -8,11 +8,13 @@ outlet per destination in use, so that the second message to it finds its way wi
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from steinadler.errors import MessageTooLarge, NodeDown
-from steinadler.identity import NodeId
-from steinadler.process.mailbox import LocalWindow, Mailbox, Run, Source
+from steinadler.identity import NodeId, ProcessId, ProcessName
+from steinadler.process.mailbox import LocalWindow, Mailbox, Run
+from steinadler.process.messages import Source
 from steinadler.process.process import Process
 from steinadler.process.table import Processes
 from steinadler.transport.link import Link, LinkState
@@ -30,17 +32,24 @@ class Desk(Protocol):
     """What a local outlet hands in."""
 
     def dropped(self) -> None: ...
-    def call_arrived(
-        self, caller: NodeId, call: int, process: Process | None, source: Source, body: bytes
-    ) -> None: ...
+    @property
+    def call_arrived(self) -> Callable[[NodeId, int, Process | None, Source, bytes], None]: ...
 
 
 class LocalOutlet:
     """The way to a process, or a name, of this node."""
 
-    __slots__ = ("_desk", "_processes", "_window", "node", "target")
+    __slots__ = ("_desk", "_processes", "_window", "destination", "node", "target")
 
-    def __init__(self, node: NodeId, processes: Processes, target: Target, desk: Desk) -> None:
+    def __init__(
+        self,
+        destination: ProcessId | ProcessName,
+        node: NodeId,
+        processes: Processes,
+        target: Target,
+        desk: Desk,
+    ) -> None:
+        self.destination = destination
         self._processes = processes
         self._desk = desk
         self._window: LocalWindow | None = None  # that we last waited for
@@ -62,9 +71,9 @@ class LocalOutlet:
     def offer_call(self, call: int, body: bytes) -> bool:
         """Deliver a call, or return False when there is no credit for it."""
         process = self._processes.find(self.target)
-        if process is not None and not process.mailbox.local.take_credit(len(body)):
+        source = process.mailbox.local if process is not None else LocalWindow(1)
+        if not source.take_credit(len(body) + CALL_ID.size):
             return False
-        source = process.mailbox.local if process is not None else LocalWindow(0)
         self._desk.call_arrived(self.node, call, process, source, body)
         return True
 
@@ -85,9 +94,10 @@ class LocalOutlet:
 class PeerOutlet:
     """The way to a process, or a name, of another node: a channel of its link's session."""
 
-    __slots__ = ("_channel", "_session", "link", "node", "target")
+    __slots__ = ("_channel", "_session", "destination", "link", "node", "target")
 
-    def __init__(self, link: Link, target: Target) -> None:
+    def __init__(self, destination: ProcessId | ProcessName, link: Link, target: Target) -> None:
+        self.destination = destination
         self.link = link
         self._session = link.session
         self._channel = _NO_CHANNEL  # a route alone, to watch a process, opens none
@@ -106,16 +116,16 @@ class PeerOutlet:
         """As `offer_message`, for a call."""
         return self._offer(FrameType.CALLS, CALL_ID.pack(call) + body, len(body))
 
-    def _offer(self, type_: FrameType, body: bytes, message_bytes: int) -> bool:
+    def _offer(self, type_: FrameType, item: bytes, message_bytes: int) -> bool:
         session = self._session
         if message_bytes > session.max_message_bytes:
             raise MessageTooLarge(message_bytes, session.max_message_bytes)
         channel = self._channel
         if channel.closed:  # not opened yet, or idle for long
             channel = self._channel = session.channel(self.target)
-        if not channel.take_credit(len(body)):
+        if not channel.take_credit(len(item)):
             return False
-        session.enqueue(channel, type_, body)
+        session.enqueue(channel, type_, item)
         link = self.link
         if link.writer_waits:
             link.flush()
@@ -153,3 +163,14 @@ class ChannelSource:
 
 
 Outlet: TypeAlias = LocalOutlet | PeerOutlet
+
+
+async def offer_in_turn(outlet: Outlet, offer: Callable[[], bool]) -> None:
+    """Wait for credit until `offer()` succeeds.  Cancellation leaves nothing offered."""
+    offered = False
+    while not offered:
+        await outlet.wait_for_credit()
+        try:
+            offered = offer()
+        finally:  # also when it raises: the wake-up was for the credit, which is still there
+            outlet.pass_on()

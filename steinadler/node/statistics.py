@@ -41,8 +41,9 @@ class NodeStatistics:
 
     Since it opened, over all its sessions: bytes and messages both ways, `resumptions` (how often
     a session went on over a new connection), `bytes_retransmitted` after those (in `bytes_sent`
-    too), `messages_dropped` (to nobody, or lost with a node that went down) and
-    `messages_undecodable`.  Messages between processes of this node are not in sent and received.
+    too), `messages_dropped` (to nobody, or lost with a node that went down),
+    `messages_undecodable`, and `replies_refused` (to callers whose node does not read those that
+    it has).  Messages between processes of this node are not in sent and received.
     """
 
     members: int
@@ -54,6 +55,7 @@ class NodeStatistics:
     messages_received: int
     messages_dropped: int
     messages_undecodable: int
+    replies_refused: int
     messages_queued: int
     bytes_retransmitted: int
     resumptions: int
@@ -141,11 +143,12 @@ class Gauges:
             messages_received=total.items_received,
             messages_dropped=self._router.counters.dropped,
             messages_undecodable=self._router.counters.undecodable,
+            replies_refused=self._router.calls.refused_replies,
             messages_queued=sum(link.session.queued_items for link in links),
             bytes_retransmitted=total.bytes_retransmitted,
             resumptions=total.resumptions,
-            calls_waiting=len(self._router.pending),
-            calls_owed=len(self._router.owed),
+            calls_waiting=len(self._router.calls.pending),
+            calls_owed=len(self._router.calls.owed),
         )
 
     def connections(self) -> tuple[ConnectionStatistics, ...]:
@@ -202,7 +205,7 @@ class Gauges:
             messages_waiting=messages,
             bytes_waiting=body_bytes,
             messages_taken=mailbox.taken,
-            calls_owed=self._router.owed.count(number),
+            calls_owed=self._router.calls.owed.count(number),
             local_credit_bytes=mailbox.local.credit,
             local_senders_waiting=mailbox.local.waiting,
             monitors=monitors,

@@ -12,21 +12,18 @@ cost falls on the receiver's task, and what waits takes no more memory than it w
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple, Protocol
 
 import trio
 
-from steinadler.process.messages import Debt, Down, Exit
+from steinadler.process.messages import Call, Down, Exit, Source
 from steinadler.wire.channels import ITEM_OVERHEAD_BYTES
 
 # `receive` is a Trio checkpoint at least this often; each time would cost more than the message.
 CHECKPOINT_EVERY = 64
 
 
-class Source(Protocol):
-    """Where an item came from, and where its credit goes back to."""
-
-    def consumed(self, body_bytes: int, items: int) -> None: ...
+# What a call costs beside its request: its id.
+CALL_HEAD_BYTES = 8
 
 
 class Run:
@@ -42,16 +39,8 @@ class Run:
         self.bodies = bodies
 
 
-class Request(NamedTuple):
-    """An encoded call: the message, and who waits under which id."""
-
-    source: Source
-    body: bytes
-    debt: Debt
-
-
 # What `take` returns; bytes are an encoded message.
-Item = bytes | Request | Down | Exit
+Item = bytes | Call | Down | Exit
 
 
 class Mailbox:
@@ -79,7 +68,7 @@ class Mailbox:
         self.closed = False
         self.exits = 0  # of the items: nobody pays for these, so somebody has to count them
         self.local = LocalWindow(window_bytes)
-        self._items: deque[Run | Request | Down | Exit] | None = None
+        self._items: deque[Run | Call | Down | Exit] | None = None
         self._rest: list[bytes] | None = None  # of the run that is being taken, the next one last
         self._source: Source = self.local  # that run's
         self._run_items = self._run_bytes = 0
@@ -87,7 +76,7 @@ class Mailbox:
         self._until_checkpoint = CHECKPOINT_EVERY
         self._taken = 0  # before `_until_checkpoint`, which counts them down, was last set
 
-    def put(self, item: Run | Request | Down | Exit) -> None:
+    def put(self, item: Run | Call | Down | Exit) -> None:
         """Add an item; whoever calls has seen to its credit and that the mailbox is open."""
         if self._items is None:
             self._items = deque()
@@ -125,10 +114,10 @@ class Mailbox:
             if not self._items:
                 return None
             item = self._items.popleft()
-            if type(item) is not Run:
+            if not isinstance(item, Run):
                 self._until_checkpoint -= 1
-                if type(item) is Request:
-                    item.source.consumed(len(item.body), 1)
+                if type(item) is Call:
+                    item.source.consumed(len(item.body) + CALL_HEAD_BYTES, 1)
                 elif type(item) is Exit:
                     self.exits -= 1
                 return item
@@ -158,7 +147,7 @@ class Mailbox:
                 body_bytes += sum(map(len, item.bodies))
             else:
                 items += 1
-                body_bytes += len(item.body) if isinstance(item, Request) else 0
+                body_bytes += len(item.body) if isinstance(item, Call) else 0
         return items, body_bytes
 
     def close(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from steinadler.errors import LocalProtocolError
@@ -34,31 +34,16 @@ class Exit:
     reason: str
 
 
-@dataclass(slots=True, eq=False)
-class Debt:
-    """An answer that is owed: to which caller, under which id, and what became of it."""
+class Source(Protocol):
+    """Where an item of a mailbox came from, and where its credit goes back to."""
 
-    caller: NodeId
-    call: int
-    answered: bool = False
-    abandoned: bool = False
-    callbacks: list[Callable[[], None]] = field(default_factory=list)
-
-    def abandon(self) -> None:
-        """The caller no longer waits."""
-        self.abandoned = True
-        callbacks, self.callbacks = self.callbacks, []
-        for callback in callbacks:
-            try:
-                callback()
-            except Exception:  # it runs where the node reads or Trio cancels: neither may break
-                logger.exception("a callback of on_abandoned raised")
+    def consumed(self, body_bytes: int, items: int) -> None: ...
 
 
 class AnswerDesk(Protocol):
     """Where answers are handed in."""
 
-    def answer(self, debt: Debt, value: Any, error: BaseException | None) -> None: ...
+    def answer(self, call: Call, value: Any, error: BaseException | None) -> None: ...
 
 
 class Call:
@@ -69,12 +54,23 @@ class Call:
     """
 
     __match_args__ = ("request",)
-    __slots__ = ("_debt", "_desk", "caller", "request")
+    __slots__ = (
+        *("_answered", "_callbacks", "_desk", "abandoned", "body", "caller", "id", "request"),
+        "source",
+    )
 
-    def __init__(self, request: Any, caller: NodeId, debt: Debt, desk: AnswerDesk) -> None:
-        self.request = request
+    def __init__(
+        self, caller: NodeId, id_: int, desk: AnswerDesk, source: Source, body: bytes
+    ) -> None:
+        self.request: Any = None
         self.caller = caller
-        self._debt = debt
+        # The node's: the caller's number for it, and the request as it came, until it is taken.
+        self.id = id_
+        self.body = body
+        self.source = source
+        self.abandoned = False
+        self._answered = False
+        self._callbacks: list[Callable[[], None]] | None = None
         self._desk = desk
 
     def __repr__(self) -> str:
@@ -85,10 +81,12 @@ class Call:
 
         It must not wait or raise.  When that already happened, it is called now.
         """
-        if self._debt.abandoned:
+        if self.abandoned:
             callback()
+        elif self._callbacks is None:
+            self._callbacks = [callback]
         else:
-            self._debt.callbacks.append(callback)
+            self._callbacks.append(callback)
 
     def reply(self, value: Any = None) -> None:
         """Answer.  Goes nowhere when the caller no longer waits.
@@ -103,7 +101,17 @@ class Call:
         self._finish(None, RuntimeError(error) if isinstance(error, str) else error)
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
-        if self._debt.answered:
+        if self._answered:
             raise LocalProtocolError("this call was answered already")
-        self._desk.answer(self._debt, value, error)
-        self._debt.answered = True
+        self._desk.answer(self, value, error)
+        self._answered = True
+
+    def abandon(self) -> None:
+        """The node's: the caller no longer waits."""
+        self.abandoned = True
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            try:
+                callback()
+            except Exception:  # it runs where the node reads or Trio cancels: neither may break
+                logger.exception("a callback of on_abandoned raised")

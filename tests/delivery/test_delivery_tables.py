@@ -168,14 +168,14 @@ class OwedModel(RuleBasedStateMachine):
     @rule(process=NUMBERS)
     def process_ended(self, process: int) -> None:
         gone = {key: debt for key, (owner, debt) in self.model.items() if owner == process}
-        assert self.table.process_ended(process) == [(*key, debt) for key, debt in gone.items()]
+        assert self.table.process_ended(process) == list(gone.values())
         for key in gone:
             del self.model[key]
 
     @rule(caller=ANY_NODE)
     def node_down(self, caller: NodeId) -> None:
         gone = {key: debt for key, (_, debt) in self.model.items() if key[0] == caller}
-        assert self.table.node_down(caller) == [(*key, debt) for key, debt in gone.items()]
+        assert self.table.node_down(caller) == list(gone.values())
         for key in gone:
             del self.model[key]
 

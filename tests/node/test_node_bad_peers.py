@@ -247,7 +247,7 @@ async def test_what_follows_a_goodbye_is_of_nobody_m4(node: Node, peer: RawPeer)
         await node.call("$echo", 1)
     await trio.testing.wait_all_tasks_blocked()
     assert got == []
-    assert len(node._router.owed) == 0
+    assert len(node._router.calls.owed) == 0
 
 
 async def test_a_call_that_comes_twice_closes_the_connection_x4(

@@ -59,8 +59,8 @@ async def settled(here: Node, there: Node) -> None:
         await here.call("$echo@bob", 0)
         await trio.testing.wait_all_tasks_blocked(0.005)
     for node in (here, there):
-        assert len(node._router.pending) == 0
-        assert len(node._router.owed) == 0
+        assert len(node._router.calls.pending) == 0
+        assert len(node._router.calls.owed) == 0
 
 
 async def test_a_cancelled_send_has_sent_nothing_and_costs_no_credit(

@@ -280,7 +280,7 @@ async def test_a_call_ends_in_exactly_one_way(seed: int, autojump_clock: MockClo
         }
         assert max(seen.values()) == 1
         # Nothing is owed or awaited any more.
-        assert len(alice._router.pending) == len(bob._router.owed) == 0
+        assert len(alice._router.calls.pending) == len(bob._router.calls.owed) == 0
 
 
 async def test_a_reply_to_nobody_is_seen_by_nobody(autojump_clock: MockClock) -> None:

@@ -1,0 +1,249 @@
+"""Calls: from a request to its one outcome (C1), at both of its ends.
+
+    caller                                             process
+      call()  -> pending, by id ---- CALLS ----> owed -> mailbox -> Call
+      wait                                                            |
+      answer  <- pending, by id <--- REPLIES --- owed <- reply, fail -+
+
+The caller's end remembers the calls that tasks here wait for, the other end those that processes
+here owe an answer to.  Whoever takes a call out of its table decides its outcome, and there is
+only one to take it: the answer, the end of the process, the end of the node, or the caller's
+cancellation; what comes after it finds nothing (C2).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from steinadler.delivery import OwedCalls, PendingCalls
+from steinadler.errors import (
+    MessageTooLarge,
+    NodeDown,
+    NoSuchProcess,
+    ProcessExited,
+    RemoteError,
+    RemoteProtocolError,
+    SteinadlerError,
+)
+from steinadler.identity import NodeId, ProcessId, ProcessName
+from steinadler.node.outlets import CALL_ID, ChannelSource, Outlet, offer_in_turn
+from steinadler.process.messages import Call, Source
+from steinadler.process.process import Process, describe
+from steinadler.wire import plain
+from steinadler.wire.codec import Codec
+from steinadler.wire.signals import MAX_REASON_LENGTH, CancelCall
+
+_REPLY_HEAD = struct.Struct(">QB")
+# How a call was answered.
+REPLIED, FAILED, NO_PROCESS, EXITED = range(4)
+
+
+class _Waiting:
+    """A task that waits for the answer to its call."""
+
+    __slots__ = ("_calls", "_task", "answer", "id", "outlet")
+
+    def __init__(self, calls: Calls, outlet: Outlet) -> None:
+        self._calls = calls
+        self._task: trio.lowlevel.Task | None = None
+        self.outlet = outlet
+        self.id = calls.pending.add(outlet.node, self)
+        self.answer: tuple[int, bytes] | SteinadlerError | None = None
+
+    def resolve(self, answer: tuple[int, bytes] | SteinadlerError) -> None:
+        self.answer = answer
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+
+    def begin(self) -> Callable[[object], trio.lowlevel.Abort]:
+        """The calling task is about to sleep; return what is to happen when it is cancelled."""
+        self._task = trio.lowlevel.current_task()
+        return self._abandon
+
+    def _abandon(self, _: object) -> trio.lowlevel.Abort:
+        self._calls.abandon(self)
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+class Calls:
+    """The calls that this node's tasks have made, and those that its processes owe an answer to.
+
+    Of one peer, no more than `max_unanswered` of the latter.
+    """
+
+    def __init__(
+        self, node: NodeId, codec: Codec, max_unanswered: int, post: Callable[..., None]
+    ) -> None:
+        self._node = node
+        self._codec = codec
+        self._post = post  # a signal, as `Router.post`
+        self._max_unanswered = max_unanswered
+        self.pending: PendingCalls[_Waiting] = PendingCalls()
+        self.owed: OwedCalls[Call] = OwedCalls()
+        self.refused_replies = 0  # because the caller's node does not read those that it has
+
+    # -- the caller's end ---------------------------------------------------------------------
+
+    async def call(self, outlet: Outlet, body: bytes) -> Any:
+        """Make a call, and return its answer or raise its error."""
+        waiting = _Waiting(self, outlet)
+        try:
+            if not outlet.offer_call(waiting.id, body):
+                await offer_in_turn(outlet, lambda: outlet.offer_call(waiting.id, body))
+        except BaseException:
+            self.pending.remove(waiting.id)
+            raise
+        if waiting.answer is None:
+            await trio.lowlevel.wait_task_rescheduled(waiting.begin())
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        answer = waiting.answer
+        assert answer is not None
+        if isinstance(answer, SteinadlerError):
+            raise answer
+        return self._read_answer(outlet.destination, *answer)
+
+    def _read_answer(self, destination: ProcessId | ProcessName, status: int, body: bytes) -> Any:
+        if status == REPLIED:
+            try:
+                return self._codec.decode(body)
+            except RemoteProtocolError as error:
+                raise RemoteError("RemoteProtocolError", f"the reply: {error}") from error
+        if status == NO_PROCESS:
+            raise NoSuchProcess(destination)
+        if status == EXITED:
+            raise ProcessExited(destination, body.decode(errors="replace"))
+        raise decode_error(body)
+
+    def abandon(self, waiting: _Waiting) -> None:
+        """The caller was cancelled."""
+        if self.pending.remove(waiting.id) is None:
+            return
+        # On the call's own channel, so that it cannot overtake the call.
+        self._post(waiting.outlet.node, waiting.outlet.target, CancelCall(waiting.id))
+
+    def reply_arrived(self, peer: NodeId, body: bytes) -> None:
+        """A peer answers.  Raises `RemoteProtocolError` for what is no answer."""
+        if len(body) < _REPLY_HEAD.size:
+            raise RemoteProtocolError("a reply without a head")
+        call, status = _REPLY_HEAD.unpack_from(body)
+        if status > EXITED:
+            raise RemoteProtocolError(f"a reply of kind {status}")
+        waiting = self.pending.remove(call, peer)
+        if waiting is not None:  # else the caller gave up: the reply goes nowhere (C2)
+            waiting.resolve((status, body[_REPLY_HEAD.size :]))
+
+    # -- the process's end --------------------------------------------------------------------
+
+    def arrived(
+        self, caller: NodeId, id_: int, process: Process | None, source: Source, body: bytes
+    ) -> None:
+        """Put a call into a process's mailbox, or answer that there is no process.
+
+        Raises `RemoteProtocolError` for an id that the caller has in use.
+        """
+        if process is None:
+            self._send_answer(Call(caller, id_, self, source, b""), NO_PROCESS, b"")
+            return
+        call = Call(caller, id_, self, source, body)
+        if caller != self._node and self.owed.count_for(caller) >= self._max_unanswered:
+            source.consumed(len(body) + CALL_ID.size, 1)
+            self._send_answer(call, FAILED, _TOO_MANY_CALLS)
+            return
+        if not self.owed.add(caller, id_, process.id.number, call):
+            raise RemoteProtocolError(f"call {id_} came twice")
+        process.mailbox.put(call)
+
+    def open(self, call: Call) -> bool:
+        """Decode a call for its process; False when nobody waits for it any more.
+
+        Raises `RemoteProtocolError` when it does not decode; then it is answered.
+        """
+        if call.abandoned:
+            return False
+        try:
+            call.request = self._codec.decode(call.body)
+        except RemoteProtocolError as error:
+            self.answer(call, None, error)
+            raise
+        call.body = b""
+        return True
+
+    def answer(self, call: Call, value: Any, error: BaseException | None) -> None:
+        """A process answers a call.  Nothing happens when the caller no longer waits.
+
+        Raises `NotEncodable` and `MessageTooLarge`; then it is not answered.
+        """
+        if error is None:
+            body, status = self._codec.encode(value), REPLIED
+            source = call.source
+            if type(source) is ChannelSource:
+                limit = source.link.session.max_message_bytes
+                if len(body) > limit:
+                    raise MessageTooLarge(len(body), limit)
+        else:
+            body, status = encode_error(error), FAILED
+        if self.owed.settle(call.caller, call.id) is not None:
+            self._send_answer(call, status, body)
+
+    def _send_answer(self, call: Call, status: int, body: bytes) -> None:
+        source = call.source
+        if type(source) is not ChannelSource:
+            waiting = self.pending.remove(call.id, self._node)
+            if waiting is not None:
+                waiting.resolve((status, body))
+            return
+        link = source.link
+        if status == REPLIED and not link.session.has_room_for_reply(len(body)):
+            self.refused_replies += 1
+            status, body = FAILED, _REPLY_REFUSED
+        link.session.enqueue_reply(_REPLY_HEAD.pack(call.id, status) + body)
+        link.flush()
+
+    def cancelled(self, caller: NodeId, id_: int) -> None:
+        """The caller no longer waits."""
+        call = self.owed.settle(caller, id_)
+        if call is not None:
+            call.abandon()
+
+    # -- ends ---------------------------------------------------------------------------------
+
+    def process_ended(self, process: Process, reason: str) -> None:
+        """Answer for a process that no longer can."""
+        for call in self.owed.process_ended(process.id.number):
+            text = plain.clipped(reason, MAX_REASON_LENGTH)
+            self._send_answer(call, EXITED, text.encode())
+
+    def peer_lost(self, peer: NodeId, reason: str) -> None:
+        """End every call to and from a peer (M4)."""
+        for waiting in self.pending.node_down(peer):
+            waiting.resolve(NodeDown(peer.name, reason))
+        for call in self.owed.node_down(peer):
+            call.abandon()
+
+
+def encode_error(error: BaseException) -> bytes:
+    """The body of a FAILED reply: type name and text."""
+    type_name, _, text = describe(error).partition(": ")
+    return plain.dumps([type_name[:256], text[:8192]])
+
+
+def decode_error(body: bytes) -> RemoteError:
+    """Undo `encode_error`; a body that is none is an error of its own."""
+    try:
+        type_name, text = plain.array(plain.loads(body), 2)[:2]
+        return RemoteError(plain.text(type_name, 256), plain.text(text, 8192))
+    except RemoteProtocolError as error:
+        return RemoteError("RemoteProtocolError", f"the error reply: {error}")
+
+
+_REPLY_REFUSED = plain.dumps(
+    ["MailboxFull", "the reply was dropped: this node does not read those that wait for it"]
+)
+_TOO_MANY_CALLS = plain.dumps(
+    ["MailboxFull", "so many calls of this node wait for an answer there (max_unanswered_calls)"]
+)
