@@ -169,7 +169,7 @@ def test_each_promise_names_tests_that_name_it() -> None:
 
 # -- the command line ------------------------------------------------------------------------
 
-COMMANDS = ["demo", "node", "members", "whereis", "send", "call"]
+COMMANDS = ["demo", "node", "members", "whereis", "send", "call", "top"]
 
 
 def help_of(*command: str, home: Path) -> str:
@@ -185,7 +185,7 @@ def test_the_reference_of_the_command_line_is_complete(tmp_path: Path) -> None:
     assert set(re.findall(r"^### `steinadler (\w+(?: [a-z]+)?)", text, re.MULTILINE)) == written
     for command in written:
         section = re.split(r"^##", text.split(f"### `steinadler {command}", 1)[1], flags=re.M)[0]
-        if command in {"members", "whereis", "send", "call"}:
+        if command in {"members", "whereis", "send", "call", "top"}:
             section += text.split("### Options of", 1)[1].split("\n##", 1)[0]
         options = set(re.findall(r"--[a-z-]+", help_of(*command.split(), home=tmp_path)))
         assert options - {"--help"} <= set(re.findall(r"--[a-z-]+", section)), command
@@ -221,6 +221,21 @@ def test_every_setting_is_explained_with_its_default(settings: type) -> None:
         number, _, unit = row[1].replace(",", "").partition(" ")
         factor = {"MiB": 1 << 20, "": 1}[unit.strip()]
         assert float(number) * factor == field.default, field.name
+
+
+@pytest.mark.parametrize(
+    ("heading", "statistics"),
+    [
+        ("`Node.statistics()`, counted", steinadler.NodeStatistics),
+        ("`Node.connections()`, for", steinadler.ConnectionStatistics),
+        ("`Node.processes()`, for", steinadler.ProcessStatistics),
+    ],
+)
+def test_every_figure_is_explained(heading: str, statistics: type) -> None:
+    table = read("docs/operations.md").split(heading, 1)[1].split("\n\n")[1]
+    firsts = "".join(row.split("|")[1] for row in table.splitlines())
+    names = {field.name for field in dataclasses.fields(statistics)}
+    assert set(re.findall(r"`(\w+)`", firsts)) == names
 
 
 def test_every_error_is_explained() -> None:
