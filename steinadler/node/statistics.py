@@ -85,8 +85,8 @@ class ConnectionStatistics:
     what waits in mailboxes here, 64 bytes for each message included.
 
     `round_trip_s` and `round_trip_latest_s`: seconds from a membership probe to its answer,
-    smoothed and as last measured, measured about every `probe_interval_s`; None before the
-    first, and with observers, which are not probed.
+    smoothed and as last measured, every `probe_interval_s` or two, above nine members less often;
+    None before the first, and with observers, which are not probed.
     """
 
     node: NodeId
