@@ -30,25 +30,22 @@ async def test_torn_connections_lose_double_and_reorder_nothing(
     async with (
         open_cut_node("alice", ways, tmp_path, config=BUSY) as alice,
         open_cut_node("bob", ways, tmp_path, seeds=alice.addresses, config=BUSY) as bob,
-        events_of(alice, bob) as told,
     ):
         with trio.fail_after(seconds * 2 + 60):
             await alice.wait_for_member("bob")
             await bob.wait_for_member("alice")
-            await trio.testing.wait_all_tasks_blocked()
-            told["alice"].clear()
-            told["bob"].clear()
             traffic = Traffic(alice, bob, seed=1)
-            async with trio.open_nursery() as cutting:
-                cutting.start_soon(cut_often, ways, random.Random(1))
-                await traffic.run(seconds)
-                await until(traffic.arrived, within_s=30)
-                cutting.cancel_scope.cancel()
-            await traffic.hold()
-            await trio.sleep(SETTLED_S)
-            await until(lambda: all(s.drained for s in sessions(alice, bob)), within_s=5)
+            async with events_of(alice, bob) as told:
+                async with trio.open_nursery() as cutting:
+                    cutting.start_soon(cut_often, ways, random.Random(1))
+                    await traffic.run(seconds)
+                    await until(traffic.arrived, within_s=30)
+                    cutting.cancel_scope.cancel()
+                await traffic.hold()
+                await trio.sleep(SETTLED_S)
+                await until(lambda: all(s.drained for s in sessions(alice, bob)), within_s=5)
         account = traffic.account()
-        counters = [session.counters for session in sessions(alice, bob)]
+        counters = [node.statistics() for node in (alice, bob)]
         report = (
             f"{seconds} s: {account}; {ways.cuts} cuts, "
             f"{[each.resumptions for each in counters]} resumptions, "

@@ -74,7 +74,7 @@ async def test_cuts_under_load_lose_double_and_reorder_nothing(
         assert account.faultless, account
         assert account.sent >= 9_500 * seconds
         assert told == {"alice": [], "bob": []}
-        counters = [session.counters for session in sessions(alice, bob)]
+        counters = [node.statistics() for node in (alice, bob)]
         assert all(each.resumptions >= seconds for each in counters)
         assert sum(each.bytes_retransmitted for each in counters) > 0
 

@@ -173,7 +173,7 @@ async def test_a_process_killed_in_a_cut_ends_once(tmp_path: Path, nursery: trio
     """D1, D3, M4: as above, with real processes, SIGKILL and sockets."""
     ways = Ways(nursery)
 
-    async def begin_bob(alice: Node) -> tuple[Program, ProcessId]:
+    async def begin_bob(alice: Node) -> tuple[Program, int]:
         program = await nursery.start(Program.run, tmp_path, "live", str(alice.addresses[0]))
         facts = await program.answer()
         ways.listens("bob", (parse_address(facts["address"]),))
