@@ -202,9 +202,9 @@ class Sending:
         channel = self._channels.find(channel_id)
         if channel is None or self._peer is None:
             return None
-        channel.credit += grant
-        if channel.credit > self._peer.window_bytes:
+        if channel.credit + grant > self._peer.window_bytes:
             raise RemoteProtocolError(f"channel {channel.id}: a grant over the peer's own window")
+        channel.credit += grant
         if channel.credit <= 0:
             return None
         channel.used = True  # whoever waits for it must find it open
