@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from enum import Enum
 from typing import Any
@@ -261,7 +261,7 @@ class Node:
 
     # -- messages -----------------------------------------------------------------------------
 
-    async def send(self, destination: Destination, message: object) -> None:
+    def send(self, destination: Destination, message: object) -> Coroutine[Any, Any, None]:
         """Send a message, when the destination has credit left: not before it is consumed
         what it already has, and not after it has consumed this one.
 
@@ -271,20 +271,20 @@ class Node:
 
         Raises `NotEncodable`, `MessageTooLarge`, `NodeDown`, `ConfigError` (not a destination).
         """
-        await self._router.send(destination, message)
+        return self._router.send(destination, message)  # a step less for every message
 
     def send_nowait(self, destination: Destination, message: object) -> None:
         """As `send`; raises `MailboxFull` where that would wait."""
         self._router.send_nowait(destination, message)
 
-    async def call(self, destination: Destination, request: object) -> Any:
+    def call(self, destination: Destination, request: object) -> Coroutine[Any, Any, Any]:
         """Send a request and wait for the reply.  Bound it with `trio.fail_after`.
 
         Raises `RemoteError` (the process failed the call), `NoSuchProcess`, `ProcessExited`,
         `NodeDown`, and what `send` raises.  Never retried.  Cancelled, the request may or may
         not be carried out, and a late reply goes nowhere.
         """
-        return await self._router.call(destination, request)
+        return self._router.call(destination, request)
 
     def monitor(self, destination: Destination) -> Monitor:
         """Watch a process from outside of any process: see `Monitor`.

@@ -168,11 +168,12 @@ class InboundChannel:
         """What arrived and the process has not taken yet, in credit."""
         return self.window - self.credit - self.owed
 
-    def charge(self, cost: int) -> None:
-        """Count an item that arrived; raise `RemoteProtocolError` when it had no credit."""
-        if self.credit <= 0:
+    def charge(self, bodies: list[bytes]) -> None:
+        """Count items that arrived; raise `RemoteProtocolError` when one of them had no credit
+        left to be started with."""
+        self.credit -= sum(map(len, bodies)) + len(bodies) * ITEM_OVERHEAD_BYTES
+        if self.credit + len(bodies[-1]) + ITEM_OVERHEAD_BYTES <= 0:
             raise RemoteProtocolError(f"channel {self.id}: the peer sent without credit")
-        self.credit -= cost
 
     def consumed(self, cost: int) -> int:
         """The process took an item.  Return how much credit to grant now; mostly 0.

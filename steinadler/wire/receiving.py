@@ -126,10 +126,9 @@ class Receiving:
     ) -> None:
         if not _may_carry(channel.target, type_):
             raise RemoteProtocolError(f"{type_.name} on a channel to {channel.target}")
-        if type_ in (FrameType.MESSAGES, FrameType.CALLS):
-            for body in bodies:
-                channel.charge(len(body) + ITEM_OVERHEAD_BYTES)
         if bodies:  # a frame of no items is a peer's whim, and nobody behind here expects it
+            if type_ is FrameType.MESSAGES or type_ is FrameType.CALLS:
+                channel.charge(bodies)
             self._counters.items_received += len(bodies)
             events.append(Arrived(channel, type_, bodies))
 
