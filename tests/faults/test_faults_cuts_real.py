@@ -9,9 +9,7 @@ import pytest
 import trio
 from cut_wires import Cut, Ways, open_cut_node
 from simulated import events_of, until
-from traffic import BUSY, Traffic, sessions
-
-SETTLED_S = 3 * BUSY.wire.channel_idle_s
+from traffic import BUSY, Traffic
 
 
 async def cut_often(ways: Ways, draw: random.Random) -> None:
@@ -41,9 +39,6 @@ async def test_torn_connections_lose_double_and_reorder_nothing(
                     await traffic.run(seconds)
                     await until(traffic.arrived, within_s=30)
                     cutting.cancel_scope.cancel()
-                await traffic.hold()
-                await trio.sleep(SETTLED_S)
-                await until(lambda: all(s.drained for s in sessions(alice, bob)), within_s=5)
         account = traffic.account()
         counters = [node.statistics() for node in (alice, bob)]
         report = (
@@ -56,10 +51,11 @@ async def test_torn_connections_lose_double_and_reorder_nothing(
             print(f"\n{report}")  # noqa: T201
         assert account.faultless, report
         assert account.sent >= 5_000 * seconds, report  # a slow machine sends less
-        assert told == {"alice": [], "bob": []}
         assert all(each.resumptions >= seconds for each in counters), report
         assert sum(each.bytes_retransmitted for each in counters) > 0
-        assert len(set(traffic.room().values())) == 1
+        assert told == {"alice": [], "bob": []}
+        with trio.fail_after(30):
+            await traffic.assert_nothing_is_left()
 
 
 async def test_connections_reset_in_their_handshakes_are_no_death(
@@ -101,7 +97,7 @@ async def test_two_seconds_without_a_path_lose_nothing_on_sockets(
                 await node.wait_for_members(3)
                 for other in nodes:
                     await node.call(f"$echo@{other.name}", 1)
-            traffic = Traffic(alice, bob, seed=1, per_second=500)
+            traffic = Traffic(alice, bob, seed=1, per_second=200)
             async with events_of(*nodes) as told:
                 async with trio.open_nursery() as sending:
                     sending.start_soon(traffic.run, 4)

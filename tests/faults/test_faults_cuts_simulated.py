@@ -11,14 +11,11 @@ import random
 import pytest
 import trio
 from simulated import events_of, until
-from traffic import BUSY, Traffic, sessions
+from traffic import BUSY, Traffic
 from trio.testing import MockClock
 
-from steinadler import Config, Node
+from steinadler import Config
 from steinadler.testing import SimulatedCluster
-
-# Long enough for two rounds of what gives credit back to idle channels.
-SETTLED_S = 3 * BUSY.wire.channel_idle_s
 
 slow = pytest.mark.slow
 
@@ -30,26 +27,11 @@ async def cut_often(cluster: SimulatedCluster, seed: int) -> None:
         cluster.cut("alice", "bob")
 
 
-async def assert_nothing_is_left(traffic: Traffic, *nodes: Node) -> None:
-    """Nothing waits, nothing is unacknowledged, and every channel takes what a new one takes."""
-    await traffic.hold()
-    await trio.sleep(SETTLED_S)
-    await until(lambda: all(session.drained for session in sessions(*nodes)), within_s=1)
-    assert all(node.statistics().messages_queued == 0 for node in nodes)
-    assert all(node.statistics().messages_dropped == 0 for node in nodes)
-    assert all(session.unacknowledged_bytes == 0 for session in sessions(*nodes))
-    rooms = traffic.room()
-    assert len(rooms) > 100
-    assert len(set(rooms.values())) == 1
-    assert min(rooms.values()) > 1
-
-
 @pytest.mark.parametrize(
     ("seed", "seconds"),
     [
         (0, 1),
-        (1, 1),
-        *(pytest.param(seed, 1, marks=slow) for seed in range(100, 150)),
+        *(pytest.param(seed, 0.6, marks=slow) for seed in range(100, 150)),
         pytest.param(60, 60, marks=slow),
     ],
 )
@@ -69,7 +51,7 @@ async def test_cuts_under_load_lose_double_and_reorder_nothing(
                     await until(traffic.arrived, within_s=30)
                     nursery.cancel_scope.cancel()
                 await trio.sleep(10)  # whatever may still come
-            await assert_nothing_is_left(traffic, alice, bob)
+            await traffic.assert_nothing_is_left()
         account = traffic.account()
         assert account.faultless, account
         assert account.sent >= 9_500 * seconds
@@ -80,7 +62,7 @@ async def test_cuts_under_load_lose_double_and_reorder_nothing(
 
 
 @pytest.mark.parametrize("breaks", [False, True], ids=["stalls", "breaks"])
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=slow) for seed in range(100, 105))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=slow) for seed in range(100, 103))])
 async def test_two_seconds_without_a_path_lose_nothing(
     seed: int, breaks: bool, autojump_clock: MockClock
 ) -> None:
@@ -90,7 +72,7 @@ async def test_two_seconds_without_a_path_lose_nothing(
         alice, bob, carol = await cluster.start("alice", "bob", "carol", config=Config())
         with trio.fail_after(120):
             await cluster.agreed()
-            traffic = Traffic(alice, bob, seed=seed, per_second=500)
+            traffic = Traffic(alice, bob, seed=seed, per_second=200)
             async with events_of(alice, bob, carol) as told:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(traffic.run, 4)

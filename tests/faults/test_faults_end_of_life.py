@@ -25,7 +25,7 @@ from steinadler.identity import parse_address
 from steinadler.node import NodeDown, NodeUp
 from steinadler.testing import SimulatedCluster
 
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(100, 110))]
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(100, 106))]
 WATCHERS = 10
 
 

@@ -15,14 +15,13 @@ from itertools import pairwise
 import trio
 
 from steinadler import Config, MailboxFull, Node, Process, ProcessId, WireSettings
-from steinadler.wire.session import Session
 
 TICK_S = 0.02
 SMALL_BYTES, LARGE_BYTES, ONE_LARGE_IN = 100, 20_000, 200
 HOLD = "read no more"
 
 # Small windows, so that credit is on its way at every cut; and soon given back when it is quiet.
-BUSY = Config(wire=WireSettings(window_bytes=8_192, channel_idle_s=1.0))
+BUSY = Config(wire=WireSettings(window_bytes=8_192, channel_idle_s=0.5))
 
 Pair = tuple[str, str]  # sender, receiver
 
@@ -123,19 +122,39 @@ class Traffic:
         if self._senders == 0:
             self._all_sent.set()
 
-    # -- credit -------------------------------------------------------------------------------
+    # -- afterwards ---------------------------------------------------------------------------
 
-    async def hold(self) -> None:
-        """Let every process take nothing more; what credit it owes comes back when all is idle."""
+    async def assert_nothing_is_left(self) -> None:
+        """Nothing waits, nothing is unacknowledged, and no byte of credit is lost.
+
+        Everything must have arrived.  The processes take nothing more after this.
+        """
         for node, peer in (self._nodes, self._nodes[::-1]):
             for process in self._processes[peer]:
                 await node.send(process, HOLD)
+        # An idle channel closes once its whole credit is back, to the byte: two are always open.
+        idle = [(node.name, 2, 2) for node in self._nodes]
+        with trio.fail_after(10 * BUSY.wire.channel_idle_s + 5):
+            while self._open_channels() != idle or unacknowledged(*self._nodes):  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        for node in self._nodes:
+            assert node.statistics().messages_queued == 0
+            assert node.statistics().messages_dropped == 0
+            assert [each.bytes_unconsumed for each in node.connections()] == [0]
+        rooms = self._room()
+        assert len(rooms) == 2 * sum(map(len, self._processes.values())) + 2
+        assert len(set(rooms.values())) == 1
+        assert min(rooms.values()) > 1
 
-    def room(self) -> dict[str, int]:
-        """How many messages each channel takes before it is full, and a new one's for each node.
+    def _open_channels(self) -> list[tuple[str, int, int]]:
+        return [
+            (node.name, each.channels, each.peer_channels)
+            for node in self._nodes
+            for each in node.connections()
+        ]
 
-        None of them is read: call `hold` before, and let idle channels give back their credit.
-        """
+    def _room(self) -> dict[str, int]:
+        """How many messages each destination takes before it is full, and a new one's."""
         rooms: dict[str, int] = {}
         for node, peer in (self._nodes, self._nodes[::-1]):
             rooms[f"new@{peer.name}"] = _fill(node, peer.spawn(_never_read))
@@ -146,9 +165,9 @@ class Traffic:
         return rooms
 
 
-def sessions(*nodes: Node) -> list[Session]:
-    """The sessions that these nodes have with others."""
-    return [link.session for node in nodes for link in node._peering.connections.links()]
+def unacknowledged(*nodes: Node) -> int:
+    """Bytes that these nodes keep in case a connection breaks."""
+    return sum(each.bytes_unacknowledged for node in nodes for each in node.connections())
 
 
 async def _never_read(me: Process) -> None:
