@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,11 @@ class RawPeer:
     async def say(self, data: bytes) -> None:
         self.stream.write_nowait(data)
         await self.stream.flush()
+
+    async def say_if_open(self, data: bytes) -> None:
+        """As `say`, to a node that may have closed the connection in the middle of it."""
+        with suppress(trio.BrokenResourceError):
+            await self.say(data)
 
     async def next_frame(self) -> Frame | None:
         """The next frame; None when the other side has closed."""
