@@ -27,6 +27,7 @@ ITEM_OVERHEAD_BYTES = 64
 # About what a channel costs in memory.
 CHANNEL_OVERHEAD_BYTES = 512
 
+_SHORT_FRAGMENT_BYTES = 1024
 _NUMBER = struct.Struct(">Q")
 _KIND_PROCESS, _KIND_NAME, _KIND_NODE = 0, 1, 2
 
@@ -193,16 +194,22 @@ class InboundChannel:
 class Reassembly:
     """A fragmented item on its way in."""
 
-    __slots__ = ("data", "total", "type")
+    __slots__ = ("_fragments", "missing_bytes", "total", "type")
 
     def __init__(self, type_: FrameType, total: int) -> None:
         self.type = type_
         self.total = total
-        self.data = bytearray()  # not a list: fragments of one byte would cost fifty each
+        self.missing_bytes = total
+        self._fragments: list[bytes] = []
 
     def add(self, data: bytes) -> bytes | None:
         """Add a fragment; return the whole item when this was the last one."""
-        if not data or len(self.data) + len(data) > self.total:
+        self.missing_bytes -= len(data)
+        if not data or self.missing_bytes < 0:
             raise RemoteProtocolError("a fragment that is empty or goes past its item's end")
-        self.data += data
-        return bytes(self.data) if len(self.data) == self.total else None
+        if self._fragments and len(self._fragments[-1]) < _SHORT_FRAGMENT_BYTES:
+            # By itself, one of a few bytes would take many times as much.
+            self._fragments[-1] += data
+        else:
+            self._fragments.append(data)
+        return None if self.missing_bytes else b"".join(self._fragments)

@@ -46,6 +46,7 @@ from steinadler.wire.frames import (
     FIRST_FRAGMENT_BYTES,
     FLAG_FIRST,
     HEADER,
+    HEADER_BYTES,
     MAX_ITEM_BYTES,
     MAX_PAYLOAD_BYTES,
     FrameType,
@@ -68,12 +69,8 @@ class _Frames:
     __slots__ = ("parts", "size")
 
     def __init__(self) -> None:
-        self.parts: list[bytes] = []
+        self.parts: list[bytes | memoryview] = []
         self.size = 0
-
-    def add(self, frame: bytes) -> None:
-        self.parts.append(frame)
-        self.size += len(frame)
 
 
 class Sending:
@@ -264,10 +261,10 @@ class Sending:
             # Credit waits too: a peer that acknowledges nothing is not to be given more of it.
             if self._grants:
                 for channel_id, credit in self._grants.items():
-                    frames.add(self._numbered(FrameType.CREDIT, channel_id, _GRANT.pack(credit)))
+                    self._add(frames, FrameType.CREDIT, channel_id, _GRANT.pack(credit))
                 self._grants.clear()
             while self._housekeeping:
-                frames.add(self._numbered(*self._housekeeping.popleft()))
+                self._add(frames, *self._housekeeping.popleft())
             blocked = 0  # bulk channels in a row that may not begin now
             while frames.size < BATCH_BYTES and (messages or blocked < len(bulk)):
                 for _ in range(len(messages)):
@@ -315,11 +312,11 @@ class Sending:
         back into the ring that it now belongs to."""
         if not channel.announced:
             channel.announced = True
-            frames.add(self._numbered(FrameType.OPEN, channel.id, encode_target(channel.target)))
+            self._add(frames, FrameType.OPEN, channel.id, encode_target(channel.target))
         queue = channel.queue
         type_, body = queue[0]
         if len(body) > MAX_ITEM_BYTES:
-            frames.add(self._next_fragment(channel))
+            self._next_fragment(channel, frames)
         else:
             bodies = []
             room = MAX_PAYLOAD_BYTES - 2
@@ -334,7 +331,7 @@ class Sending:
             if type_ is _REPLIES or type_ is _SIGNALS:
                 item_bytes = sum(map(len, bodies)) + len(bodies) * ITEM_OVERHEAD_BYTES
                 self._uncredited_bytes -= item_bytes
-            frames.add(self._numbered(type_, channel.id, pack_items(bodies)))
+            self._add(frames, type_, channel.id, pack_items(bodies))
         if queue:
             self._rings[_priority(channel)].append(channel)
             return
@@ -344,19 +341,19 @@ class Sending:
             # A large reply's lane lasts for that reply.
             self._channels.close(channel)
 
-    def _next_fragment(self, channel: OutboundChannel) -> bytes:
+    def _next_fragment(self, channel: OutboundChannel, frames: _Frames) -> None:
         type_, body = channel.queue[0]
         total = len(body)
         start = channel.sent_bytes
         if start == 0:
             self._open_reassembly_bytes += total
             end = FIRST_FRAGMENT_BYTES
-            payload = pack_first_fragment(type_, total, body[:end])
-            flags = FLAG_FIRST
+            first = pack_first_fragment(type_, total, body[:end])
+            self._add(frames, FrameType.FRAGMENT, channel.id, first, FLAG_FIRST)
         else:
             end = min(start + MAX_PAYLOAD_BYTES, total)
-            payload = body[start:end]
-            flags = 0
+            # A view: it is copied once, into the batch.
+            self._add(frames, FrameType.FRAGMENT, channel.id, memoryview(body)[start:end])
         channel.sent_bytes = end
         if end >= total:
             channel.queue.popleft()
@@ -365,11 +362,21 @@ class Sending:
             if type_ is _REPLIES or type_ is _SIGNALS:
                 self._uncredited_bytes -= total + ITEM_OVERHEAD_BYTES
             self._counters.items_sent += 1
-        return self._numbered(FrameType.FRAGMENT, channel.id, payload, flags)
 
-    def _numbered(self, type_: FrameType, channel: int, payload: bytes, flags: int = 0) -> bytes:
+    def _add(
+        self,
+        frames: _Frames,
+        type_: FrameType,
+        channel: int,
+        payload: bytes | memoryview,
+        flags: int = 0,
+    ) -> None:
+        """Number a frame, and add it to the batch."""
         self.last_sent += 1
-        return HEADER.pack(len(payload), type_, flags, channel, self.last_sent) + payload
+        size = len(payload)
+        frames.parts.append(HEADER.pack(size, type_, flags, channel, self.last_sent))
+        frames.parts.append(payload)
+        frames.size += HEADER_BYTES + size
 
 
 def _priority(channel: OutboundChannel) -> Priority:
