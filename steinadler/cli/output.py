@@ -85,13 +85,22 @@ def console() -> Console:
 def table(
     columns: Iterable[str], rows: Iterable[Sequence[str]], *, numbers_from: int | None = None
 ) -> Table:
-    """A table without lines; columns from `numbers_from` on are aligned to the right."""
+    """A table without lines.  With `numbers_from`, columns from there on are aligned to the right,
+    and all stand close, in one line each.
+    """
     from rich.table import Table
 
-    made = Table(box=None, pad_edge=False)
+    made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0) if numbers_from else (0, 1))
     for place, column in enumerate(columns):
         number = numbers_from is not None and place >= numbers_from
-        made.add_column(column, justify="right" if number else "left", no_wrap=number)
+        made.add_column(
+            column, justify="right" if number else "left", no_wrap=numbers_from is not None
+        )
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(harmless, row))
     return made
+
+
+def harmless(text: str) -> str:
+    """`text` without what a terminal would obey: some of it is a peer's."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

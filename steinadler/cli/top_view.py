@@ -1,4 +1,7 @@
-"""How `steinadler top` looks: three tables of what was seen.
+"""How `steinadler top` looks: three tables of what was seen, for 80 columns where names are short.
+
+STALLED are channels without credit: senders wait there.  CUTS are resumptions.  RTT "cut" is a
+connection that is broken, or was not made yet.
 
 What does not fit a screen is left out, least first: all of it is in `--json`, and a node by
 itself gets more room.
@@ -9,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from steinadler.cli.output import table
+from steinadler.cli.output import harmless, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 _MOST_CONNECTIONS = 20
 _MOST_PROCESSES = 5  # of each node
 _MOST_PROCESSES_OF_ONE = 20
+
+_TRAFFIC = ("OUT/s", "IN/s", "MSG OUT/s", "MSG IN/s")
 
 
 def view(seen: dict[str, Any], only: str | None) -> RenderableType:
@@ -28,6 +33,7 @@ def view(seen: dict[str, Any], only: str | None) -> RenderableType:
     if only is not None:
         count = f"node {only}" if nodes else f"node {only} is no member now"
     parts: list[RenderableType] = [f"{count}, {seen['at']}", "", _nodes(nodes)]
+    parts += [harmless(f"{node['name']}: {node['problem']}") for node in nodes if node["problem"]]
     told = [node for node in nodes if node["problem"] is None]
     for rows in (_connections(told), _processes(told, only)):
         if rows is not None:
@@ -36,22 +42,10 @@ def view(seen: dict[str, Any], only: str | None) -> RenderableType:
 
 
 def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:
-    columns = (
-        "NODE",
-        "STATE",
-        "PROCESSES",
-        "CONNECTIONS",
-        "SENT/s",
-        "RECEIVED/s",
-        *_MESSAGES,
-        *_KEPT,
-    )
+    columns = ("NODE", "STATE", "PROCS", "CONNS", *_TRAFFIC, "QUEUED", "DROPPED")
     rows = []
     for node in nodes:
-        facts = node["statistics"]
-        if facts is None:
-            rows.append((node["name"], f"{node['state']}: {node['problem']}"))
-            continue
+        facts = node["statistics"] or {}
         rows.append(
             (
                 *(node["name"], node["state"], _whole(facts, "processes")),
@@ -60,10 +54,6 @@ def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:
             )
         )
     return table(columns, rows, numbers_from=2)
-
-
-_MESSAGES = ("MSG OUT/s", "MSG IN/s")
-_KEPT = ("QUEUED", "DROPPED")
 
 
 def _connections(nodes: list[dict[str, Any]]) -> RenderableType | None:
@@ -79,15 +69,12 @@ def _connections(nodes: list[dict[str, Any]]) -> RenderableType | None:
     if len(found) > _MOST_CONNECTIONS:
         found.sort(key=lambda pair: -(_rate(pair[1], "bytes_sent") or 0))
         del found[_MOST_CONNECTIONS:]
-    columns = (
-        *("FROM", "TO", "ROUND TRIP", "SENT/s", "RECEIVED/s", *_MESSAGES),
-        *("QUEUED", "UNACKNOWLEDGED", "NO CREDIT", "RESUMED"),
-    )
+    columns = ("FROM", "TO", "RTT", *_TRAFFIC, "QUEUED", "STALLED", "CUTS")
     rows = [
         (
             *(name, str(facts.get("node", "-")), _round_trip(facts), *_traffic(facts)),
-            *(_whole(facts, "messages_queued"), _size(facts.get("bytes_unacknowledged"))),
-            *(_whole(facts, "channels_without_credit"), _whole(facts, "resumptions")),
+            *(_whole(facts, "messages_queued"), _whole(facts, "channels_without_credit")),
+            _whole(facts, "resumptions"),
         )
         for name, facts in found
     ]
@@ -137,7 +124,7 @@ def _traffic(facts: dict[str, Any]) -> tuple[str, ...]:
 
 def _round_trip(facts: dict[str, Any]) -> str:
     if not facts.get("connected"):
-        return "not connected"
+        return "cut"
     seconds = facts.get("round_trip_s")
     return "-" if seconds is None else f"{seconds * 1000:.2f} ms"
 
@@ -160,13 +147,13 @@ def _whole(facts: dict[str, Any], key: str) -> str:
 
 
 def _size(value: float | None) -> str:
-    """Bytes, in the largest unit of which there is one."""
+    """Bytes, in the largest unit of which there is one, to two or three figures."""
 
     def write(number: float) -> str:
-        for unit in ("B", "kB", "MB"):
-            if number < 1000:
-                return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        for unit in ("B", "kB", "MB", "GB"):
+            if number < 1000 or unit == "GB":
+                break
             number /= 1000
-        return f"{number:.1f} GB"
+        return f"{number:.1f} {unit}" if number < 10 and unit != "B" else f"{number:.0f} {unit}"
 
     return _or_dash(write, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -9,12 +10,15 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from commands import Lines, Steinadler
+from rich.console import Console
 
 from steinadler.cli.top import with_rates
+from steinadler.cli.top_view import view
 
 TICKER = """
 import trio, steinadler
@@ -74,7 +78,7 @@ async def test_top_once_tells_what_flows(steinadler: Steinadler) -> None:
 
         text = (await steinadler.ask("top", "--once")).stdout
         assert "\x1b" not in text, "plain text where there is no terminal"
-        for word in ("NODE", "ROUND TRIP", "TAKEN/s", "ticker", "sink", "2 members"):
+        for word in ("NODE", "RTT", "TAKEN/s", "ticker", "sink", "2 members"):
             assert word in text
 
 
@@ -153,6 +157,62 @@ async def test_ctrl_c_while_the_command_is_still_starting_is_no_traceback(
         assert b"".join([part async for part in process.stderr]) == b""
     await process.stdout.aclose()
     await process.stderr.aclose()
+
+
+def _look() -> dict[str, Any]:
+    traffic = {
+        f"{what}_{way}_per_s": 123_456.0
+        for what in ("bytes", "messages")
+        for way in ("sent", "received")
+    }
+    link = {
+        "node": "worker-02",
+        "observer": False,
+        "connected": True,
+        "round_trip_s": 0.00123,
+        "messages_queued": 20,
+        "channels_without_credit": 1,
+        "resumptions": 3,
+        **traffic,
+    }
+    process = {
+        "id": "#7@worker-01",
+        "names": [],
+        "function": "\x1b[2J",
+        "messages_waiting": 207,
+        "messages_taken_per_s": 9.6,
+        "bytes_waiting": 1_035_621,
+        "calls_owed": 3,
+    }
+    answered = {
+        "problem": None,
+        "statistics": {"processes": 7, "connections": 2, **traffic},
+        "connections": [link, {**link, "node": "worker-03", "connected": False}],
+        "processes": [process],
+    }
+    silent = {"problem": "no answer within 1 s", "statistics": None}
+    return {
+        "at": "12:00",
+        "nodes": [
+            {"name": "worker-01", "state": "alive", **answered},
+            {"name": "worker-02", "state": "suspect", **silent},
+        ],
+    }
+
+
+def test_tables_fit_80_columns_and_say_what_matters() -> None:
+    console = Console(width=80, record=True, file=io.StringIO(), markup=False)
+    console.print(view(_look(), None))
+    text = console.export_text()
+    words = [line.split() for line in text.splitlines()]
+    assert ["worker-02:", "no", "answer", "within", "1", "s"] in words
+    (line,) = [line for line in words if line[:2] == ["worker-01", "worker-02"]]
+    assert line[2:6] == ["1.23", "ms", "123", "kB"]
+    assert line[-3:] == ["20", "1", "3"]
+    (broken,) = [line for line in words if line[:2] == ["worker-01", "worker-03"]]
+    assert broken[2] == "cut"
+    assert ["#7@worker-01", "-", "?[2J", "10", "207", "1.0", "MB", "3"] in words
+    assert "\x1b" not in text, "nothing that a peer says reaches the terminal's ear"
 
 
 def test_rates_are_differences_over_the_time_between() -> None:
