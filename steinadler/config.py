@@ -137,6 +137,9 @@ class Config:
     dial: DialSettings = field(default_factory=DialSettings)
     # What processes on this node may have waiting in the mailbox of one process of this node.
     mailbox_bytes: int = 1 * MIB
+    # A node that has so many processes spawns no more for its peers (a process takes about 4 KiB
+    # and what it holds); its own programs may go on.
+    max_processes: int = 262_144
     # How long processes may take to finish once the node closes and has cancelled them.
     shutdown_grace_s: float = 2.0
 

@@ -91,7 +91,10 @@ class NameConflict(DeliveryError):
 
 
 class MailboxFull(DeliveryError):
-    """`send_nowait` would have to wait: the destination has not consumed what it already has."""
+    """`send_nowait` would have to wait: the destination has not consumed what it already has.
+
+    Or a node does not read: so much waits for it already that it can be asked nothing more.
+    """
 
 
 class MessageTooLarge(DeliveryError):

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 MAX_PROCESSES_TOLD = 1000
 
 
-def start_all(node: Node) -> None:
-    """Spawn every built-in process."""
+def start_all(node: Node, max_processes: int) -> None:
+    """Spawn every built-in process.  Of `max_processes` see `Config`."""
     for name, function in (
         ("$echo", _echo),
         ("$info", _info),
@@ -46,7 +46,7 @@ def start_all(node: Node) -> None:
         ("$statistics", _statistics),
     ):
         node.spawn_builtin(function, node, name=name)
-    node.spawn_builtin(_spawner, node, node.exports, name="$spawn")
+    node.spawn_builtin(_spawner, node, node.exports, max_processes, name="$spawn")
 
 
 async def _serve(me: Process, answer: Callable[[Call], None]) -> None:
@@ -123,8 +123,13 @@ def _facts(statistics: Any) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Address) else v for k, v in facts.items()}
 
 
-async def _spawner(me: Process, node: Node, exports: Exports) -> None:
-    await _serve(me, lambda call: _spawn(call, node, exports))
+async def _spawner(me: Process, node: Node, exports: Exports, max_processes: int) -> None:
+    def answer(call: Call) -> None:
+        if node.process_count() >= max_processes:
+            raise ConfigError(f"{node.name} has {max_processes} processes (its max_processes)")
+        _spawn(call, node, exports)
+
+    await _serve(me, answer)
 
 
 def _spawn(call: Call, node: Node, exports: Exports) -> None:

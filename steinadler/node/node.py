@@ -255,7 +255,8 @@ class Node:
 
     def exit(self, destination: Destination, reason: str = "shutdown") -> None:
         """Ask a process to exit.  One that traps exits gets an `Exit` message instead; "kill"
-        cannot be trapped.  Raises `NodeDown`; nothing happens when there is no such process.
+        cannot be trapped.  Raises `NodeDown`, and `MailboxFull` as `monitor` does; nothing
+        happens when there is no such process.
         """
         self._watching.exit(ProcessId(self.id, 0), destination, reason)
 
@@ -290,7 +291,9 @@ class Node:
         """Watch a process from outside of any process: see `Monitor`.
 
         Begins at once, before this returns; what is sent afterwards is answered, or the monitor
-        fires, or both (D2).  Never raises for what is not there: that is a `Down` too.
+        fires, or both (D2).  Never raises for what is not there: that is a `Down` too.  Raises
+        `MailboxFull` when the node has not read what was asked of it before
+        (`max_queued_reply_bytes`).
         """
         return self._watching.monitor(destination)
 
@@ -398,7 +401,7 @@ class Node:
                 nursery = await receive.receive()
                 # Before the port opens: whoever connects may call them at once.
                 await nursery.start(self._run_processes)
-                builtin.start_all(self)
+                builtin.start_all(self, self._config.max_processes)
                 self.addresses = await nursery.start(self._peering.run, host, port)
                 for source in sources(self):
                     nursery.start_soon(source.run, self._found)

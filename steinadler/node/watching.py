@@ -38,7 +38,7 @@ from steinadler.wire.signals import (
 HANDLE = 0
 # What a peer may have at once, or its connection is closed: it pays no credit for these (X4).
 MAX_WATCHED_BY_PEER = 262_144  # monitors, and as many links; each costs about 700 bytes
-MAX_UNREAD_EXITS = 65_536  # in one mailbox
+MAX_UNREAD_EXIT_BYTES = 8 << 20  # in one mailbox: about 100,000 with short reasons
 
 
 class Monitor:
@@ -247,8 +247,8 @@ class Watching:
             return
         if linked and not self._links.remove(process.id.number, source):
             return  # unlinked in the meantime
-        if sender != self._node and process.mailbox.exits >= MAX_UNREAD_EXITS:
-            raise RemoteProtocolError(f"more than {MAX_UNREAD_EXITS} unread exit signals")
+        if sender != self._node and process.mailbox.exit_bytes >= MAX_UNREAD_EXIT_BYTES:
+            raise RemoteProtocolError(f"more than {MAX_UNREAD_EXIT_BYTES} bytes of unread exits")
         process.exit_signal(source, reason, linked=linked)
 
     # -- ends ---------------------------------------------------------------------------------

@@ -60,13 +60,13 @@ class Mailbox:
         "_taken",
         "_until_checkpoint",
         "closed",
-        "exits",
+        "exit_bytes",
         "local",
     )
 
     def __init__(self, window_bytes: int) -> None:
         self.closed = False
-        self.exits = 0  # of the items: nobody pays for these, so somebody has to count them
+        self.exit_bytes = 0  # of the items: nobody pays for exits, so somebody has to count them
         self.local = LocalWindow(window_bytes)
         self._items: deque[Run | Call | Down | Exit] | None = None
         self._rest: list[bytes] | None = None  # of the run that is being taken, the next one last
@@ -84,6 +84,11 @@ class Mailbox:
         if self._receiver is not None:
             trio.lowlevel.reschedule(self._receiver)
             self._receiver = None
+
+    def put_exit(self, item: Exit) -> None:
+        """As `put`, and count its bytes."""
+        self.exit_bytes += len(item.reason) + ITEM_OVERHEAD_BYTES
+        self.put(item)
 
     async def wait(self) -> None:
         """Wait until there is something, or let others run when that is due: after it, `take` has
@@ -119,7 +124,7 @@ class Mailbox:
                 if type(item) is Call:
                     item.source.consumed(len(item.body) + CALL_HEAD_BYTES, 1)
                 elif type(item) is Exit:
-                    self.exits -= 1
+                    self.exit_bytes -= len(item.reason) + ITEM_OVERHEAD_BYTES
                 return item
             rest = self._rest = item.bodies
             rest.reverse()

@@ -123,7 +123,8 @@ class Process:
         """Be sent one `Down` when the process at `destination` ends, or at once if there is none.
 
         Returns the reference that the `Down` will carry.  What the watched process sent to this
-        one (by ProcessId) before it ended comes before its `Down`.
+        one (by ProcessId) before it ended comes before its `Down`.  Raises `MailboxFull` as
+        `Node.monitor` does.
         """
         return self._host.monitor_for(self, destination)
 
@@ -133,7 +134,8 @@ class Process:
 
     def link(self, other: ProcessId) -> None:
         """Tie this process to `other`: when one exits for any reason but "normal", so does the
-        other, unless it traps exits.  A process that is not there exits with "noproc".
+        other, unless it traps exits.  A process that is not there exits with "noproc".  Raises
+        `MailboxFull` as `Node.monitor` does.
         """
         self._host.link_for(self, other)
 
@@ -174,8 +176,7 @@ class Process:
         if reason == "kill" and not linked:
             self.end(KILLED)
         elif self.trap_exits:
-            self._mailbox.put(Exit(source, reason))
-            self._mailbox.exits += 1
+            self._mailbox.put_exit(Exit(source, reason))
         elif reason != NORMAL:
             self.end(reason)
 
@@ -186,7 +187,7 @@ class Process:
         the node's own cancellation pass.
         """
         reason = KILLED
-        result: outcome.Outcome[Any] = outcome.Error(ProcessExited(self.id, reason))
+        result: outcome.Outcome[Any] | None = None
         try:
             # Around the scope: what an inner nursery raises while it is cancelled is a group
             # with Cancelled in it, and an exception only once the scope has taken that out.
@@ -196,7 +197,6 @@ class Process:
                     reason = NORMAL
                 if self._scope.cancelled_caught:
                     reason = self._exit_reason or KILLED
-                    result = outcome.Error(ProcessExited(self.id, reason))
             except BaseException as error:
                 crash, others = _split(error)
                 if crash is not None:
@@ -208,6 +208,7 @@ class Process:
                 if others is not None:
                     raise others from None
         finally:
+            result = result or outcome.Error(ProcessExited(self.id, reason))
             self._host.process_ended(self, reason, result)
 
 

@@ -31,8 +31,9 @@ from steinadler.wire.handshake import MAX_ADDRESSES, Reject, RejectReason, Sessi
 
 logger = logging.getLogger("steinadler.transport")
 
-# How many addresses' failures are remembered, so that discovery cannot make this grow.
-MAX_COMPLAINTS = 1024
+# How many addresses are remembered for their failures, or as our own, so that neither discovery
+# nor a peer's records can make this grow.
+MAX_REMEMBERED = 1024
 
 
 class DialOutcome(Enum):
@@ -285,6 +286,8 @@ class Connections:
                 self._nursery.start_soon(self._carry, peer, link, stream, rest)
                 return True
             case Reject(RejectReason.SELF):
+                if len(self._ourselves) >= MAX_REMEMBERED:
+                    self._ourselves.clear()
                 self._ourselves.add(address)
             case Reject() as reject:
                 self._complain(address, f"turned away ({reject.reason}): {reject.detail}")
@@ -300,7 +303,7 @@ class Connections:
     def _complain(self, address: Address, text: str, level: int = logging.INFO) -> None:
         """Log a failure, once per address and kind of failure."""
         if self._complaints.get(address) != text:
-            if len(self._complaints) >= MAX_COMPLAINTS:
+            if len(self._complaints) >= MAX_REMEMBERED:
                 self._complaints.clear()
             self._complaints[address] = text
             logger.log(level, "cannot connect to %s: %s", address, text)

@@ -295,7 +295,7 @@ async def test_a_flood_of_exit_signals_is_not_hoarded_x4(
     victim = node.spawn(traps)
     me = NodeId("mallory", INCARNATION)
     notice = encode_signal(ExitNotice(ProcessId(me, 1), "", linked=False))
-    monkeypatch.setattr("steinadler.node.watching.MAX_UNREAD_EXITS", 100)
+    monkeypatch.setattr("steinadler.node.watching.MAX_UNREAD_EXIT_BYTES", 6_400)
     with trio.fail_after(5):
         await peer.shake_hands()
         for _ in range(200):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-from programs import until
+from programs import sleeper, until
 from raw_peer import RawPeer, raw_peer
 
 from steinadler import Call, Config, MailboxFull, Node, Process, RemoteError, WireSettings
@@ -182,3 +182,19 @@ async def test_messages_that_do_not_decode_do_not_fill_the_log(
         await send_all(peer)
         await until(lambda: node._router.counters.undecodable == 1_000)
     assert 5 < len(caplog.records) <= 11
+
+
+async def test_a_full_node_spawns_no_more_for_its_peers(nodes: Any) -> None:
+    alice = await nodes.open("alice", config=Config(max_processes=7))
+    bob = await nodes.open("bob")
+    with trio.fail_after(10):
+        await bob.wait_for_member("alice")
+        fits = 7 - alice.statistics().processes
+        for number in range(fits):
+            await bob.spawn_on("alice", "programs_sleeper", f"sleeper{number}")
+        for ask in (bob.spawn_on, bob.run_on):
+            with pytest.raises(RemoteError, match="max_processes"):
+                await ask("alice", "programs_sleeper", "too many")
+        alice.spawn(sleeper)  # its own programs may
+        assert await bob.call("$echo@alice", 1) == 1
+    assert fits > 0
