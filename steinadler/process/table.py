@@ -74,7 +74,7 @@ class Processes:
         self._processes[number] = process
         if when_done is not None:
             self._when_done[number] = when_done
-        self._nursery.start_soon(process.run, function, args, name=f"{process!r}")
+        self._nursery.start_soon(process.run, function, args, name=function_name)
         return process
 
     def find(self, target: Target) -> Process | None:
