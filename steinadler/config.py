@@ -43,11 +43,12 @@ class WireSettings:
     # reply is refused (the caller sees a `RemoteError`), and so is what a program asks of that
     # node (`MailboxFull`).  A peer for which twice as much waits has its session ended.
     max_queued_reply_bytes: int = 64 * MIB
-    # Calls of one peer that processes here may owe an answer (each costs about 700 bytes); a call
+    # Calls of one peer that processes here may owe an answer (each costs about 400 bytes); a call
     # beyond it fails at once, with a `RemoteError`.
     max_unanswered_calls: int = 262_144
     # Channels that one peer may have open to us at once, its two for signals and replies included
-    # (each costs about 500 bytes).  More destinations with unconsumed messages it cannot have here.
+    # (each costs about 300 bytes here, and 1 KiB there).  More destinations with unconsumed
+    # messages it cannot have here.
     max_channels: int = 65_536
     # From accepting or dialling until both sides have said Hello.  A slow client is cut then.
     handshake_timeout_s: float = 5.0

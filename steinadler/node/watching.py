@@ -37,7 +37,7 @@ from steinadler.wire.signals import (
 # The watcher of a monitor that no process holds.
 HANDLE = 0
 # What a peer may have at once, or its connection is closed: it pays no credit for these (X4).
-MAX_WATCHED_BY_PEER = 262_144  # monitors, and as many links; each costs about 700 bytes
+MAX_WATCHED_BY_PEER = 262_144  # monitors, and as many links; each costs about 500 bytes
 MAX_UNREAD_EXIT_BYTES = 8 << 20  # in one mailbox: about 100,000 with short reasons
 
 

@@ -24,8 +24,8 @@ from steinadler.wire.frames import FrameType
 
 # About what a queued item costs in memory beside its bytes.
 ITEM_OVERHEAD_BYTES = 64
-# About what a channel costs in memory.
-CHANNEL_OVERHEAD_BYTES = 512
+# About what an outbound channel costs in memory, more than half of it for its queue.
+CHANNEL_OVERHEAD_BYTES = 1024
 
 _SHORT_FRAGMENT_BYTES = 1024
 _NUMBER = struct.Struct(">Q")
