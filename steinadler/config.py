@@ -39,6 +39,9 @@ class WireSettings:
     reassembly_bytes: int = 128 * MIB
     # Sent but not yet acknowledged by the peer's node: the retransmission buffer.
     max_unacknowledged_bytes: int = 16 * MIB
+    # The part of it for messages over 16 KiB.  Whatever is sent behind them waits until the peer
+    # has read so much; and together they travel at most this fast in each round trip.
+    max_unacknowledged_bulk_bytes: int = 2 * MIB
     # Replies and signals that may wait for one peer, which pays no credit for them: beyond it, a
     # reply is refused (the caller sees a `RemoteError`), and so is what a program asks of that
     # node (`MailboxFull`).  A peer for which twice as much waits has its session ended.

@@ -24,36 +24,43 @@ from steinadler.wire.frames import (
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Numbered frames, as they were written; `last_sequence` is the last one's number."""
+    """Numbered frames, as they were written; `last_sequence` is the last one's number, and
+    `bulk_bytes` of them are fragments."""
 
     last_sequence: int
     data: bytes
+    bulk_bytes: int
 
 
 class Unacknowledged:
     """The batches that the peer does not have whole, oldest first.
 
-    `size_bytes` is how large they are together, and `replay` holds what of them has yet to be
-    written to the present connection: both are read for every write, so they are no properties.
+    `size_bytes` is how large they are together, and `bulk_bytes` how much of it is fragments;
+    `replay` holds what of them has yet to be written to the present connection.  All are read for
+    every write, so they are no properties.
     """
 
-    __slots__ = ("_batches", "replay", "size_bytes")
+    __slots__ = ("_batches", "bulk_bytes", "replay", "size_bytes")
 
     def __init__(self) -> None:
         self._batches: deque[_Batch] = deque()
         self.replay: deque[bytes] = deque()
         self.size_bytes = 0
+        self.bulk_bytes = 0
 
-    def keep(self, last_sequence: int, data: bytes) -> None:
+    def keep(self, last_sequence: int, data: bytes, bulk_bytes: int) -> None:
         """Remember a batch that is being written."""
-        self._batches.append(_Batch(last_sequence, data))
+        self._batches.append(_Batch(last_sequence, data, bulk_bytes))
         self.size_bytes += len(data)
+        self.bulk_bytes += bulk_bytes
 
     def acknowledged(self, sequence: int) -> None:
         """The peer has everything up to that number: forget the batches that it has whole."""
         batches = self._batches
         while batches and batches[0].last_sequence <= sequence:
-            self.size_bytes -= len(batches.popleft().data)
+            batch = batches.popleft()
+            self.size_bytes -= len(batch.data)
+            self.bulk_bytes -= batch.bulk_bytes
 
     def resume(self, peer_last_received: int, last_sent: int) -> None:
         """Put into `replay` what the peer does not have.
@@ -72,7 +79,7 @@ class Unacknowledged:
             batch = self._batches.popleft()
             data = _frames_after(batch.data, peer_last_received)
             self.size_bytes -= len(batch.data) - len(data)
-            self._batches.appendleft(_Batch(batch.last_sequence, data))
+            self._batches.appendleft(_Batch(batch.last_sequence, data, batch.bulk_bytes))
         self.replay = deque(batch.data for batch in self._batches)
 
     def count_items(self) -> int:

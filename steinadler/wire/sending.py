@@ -14,7 +14,9 @@ Writing each message by itself, or whole messages in the order in which they wer
 refused: the first costs a system call and a TLS record each, the second lets 64 MiB go before a
 probe.
 
-Nothing but control is begun while `max_unacknowledged_bytes` wait to be acknowledged, control not
+What is on the way already is in front of everything, whatever its priority: in the kernels' buffers
+and the network's.  So large items put no more there than `max_unacknowledged_bulk_bytes`.  Nothing
+but control is begun while `max_unacknowledged_bytes` wait to be acknowledged, control not
 with twice that, and no large item that the peer has no room to put together.
 
 Replies and signals pay no credit, so a peer that asks and does not read would fill this end's
@@ -66,11 +68,12 @@ _REPLIES, _SIGNALS = FrameType.REPLIES, FrameType.SIGNALS
 class _Frames:
     """A batch in the making."""
 
-    __slots__ = ("parts", "size")
+    __slots__ = ("bulk_bytes", "parts", "size")
 
     def __init__(self) -> None:
         self.parts: list[bytes | memoryview] = []
         self.size = 0
+        self.bulk_bytes = 0  # of the size: fragments
 
 
 class Sending:
@@ -239,7 +242,7 @@ class Sending:
             self._may_send_more()
             and (
                 bool(self._grants or self._housekeeping or self._rings[Priority.MESSAGES])
-                or any(map(self._may_begin, self._rings[Priority.BULK]))
+                or (self._bulk_room() > 0 and any(map(self._may_begin, self._rings[Priority.BULK])))
             )
         )
 
@@ -265,13 +268,16 @@ class Sending:
                 self._grants.clear()
             while self._housekeeping:
                 self._add(frames, *self._housekeeping.popleft())
+            bulk_room = self._bulk_room()
             blocked = 0  # bulk channels in a row that may not begin now
-            while frames.size < BATCH_BYTES and (messages or blocked < len(bulk)):
+            while frames.size < BATCH_BYTES and (
+                messages or (blocked < len(bulk) and frames.bulk_bytes < bulk_room)
+            ):
                 for _ in range(len(messages)):
                     self._next_frame(messages.popleft(), frames)
                     if frames.size >= BATCH_BYTES:
                         break
-                if blocked < len(bulk):
+                if blocked < len(bulk) and frames.bulk_bytes < bulk_room:
                     channel = bulk.popleft()
                     if self._may_begin(channel):
                         blocked = 0
@@ -285,11 +291,15 @@ class Sending:
         if not frames.parts:
             return b""
         data = b"".join(frames.parts)
-        self.unacknowledged.keep(self.last_sent, data)
+        self.unacknowledged.keep(self.last_sent, data, frames.bulk_bytes)
         return data
 
     def _may_send_more(self) -> bool:
         return self.unacknowledged.size_bytes < self._settings.max_unacknowledged_bytes
+
+    def _bulk_room(self) -> int:
+        """How many bytes large items may still put on the way."""
+        return self._settings.max_unacknowledged_bulk_bytes - self.unacknowledged.bulk_bytes
 
     def _may_send_control(self) -> bool:
         # Kept until acknowledged like all else, and a peer can ask for any number of signals.
@@ -345,6 +355,7 @@ class Sending:
         type_, body = channel.queue[0]
         total = len(body)
         start = channel.sent_bytes
+        before = frames.size
         if start == 0:
             self._open_reassembly_bytes += total
             end = FIRST_FRAGMENT_BYTES
@@ -354,6 +365,7 @@ class Sending:
             end = min(start + MAX_PAYLOAD_BYTES, total)
             # A view: it is copied once, into the batch.
             self._add(frames, FrameType.FRAGMENT, channel.id, memoryview(body)[start:end])
+        frames.bulk_bytes += frames.size - before
         channel.sent_bytes = end
         if end >= total:
             channel.queue.popleft()

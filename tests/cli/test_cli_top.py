@@ -133,32 +133,6 @@ async def test_top_on_a_terminal_is_live_and_leaves_it_as_it_was(
         os.close(controller)
 
 
-async def test_ctrl_c_while_the_command_is_still_starting_is_no_traceback(
-    steinadler: Steinadler, tmp_path: Path
-) -> None:
-    """Python would raise KeyboardInterrupt in the middle of an import."""
-    (tmp_path / "slow").mkdir()
-    # Imported early on, and takes its time.
-    (tmp_path / "slow" / "outcome.py").write_text(
-        "import os, time\nos.write(1, b'importing')\ntime.sleep(30)\n"
-    )
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-c", "import steinadler_command; steinadler_command.main()", "members"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "slow")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with trio.fail_after(10):
-        assert await process.stdout.receive_some() == b"importing"
-        process.send_signal(signal.SIGINT)
-        assert await process.wait() == -signal.SIGINT
-        assert b"".join([part async for part in process.stderr]) == b""
-    await process.stdout.aclose()
-    await process.stderr.aclose()
-
-
 def _look() -> dict[str, Any]:
     traffic = {
         f"{what}_{way}_per_s": 123_456.0

@@ -222,6 +222,38 @@ def test_a_full_retransmission_buffer_blocks_all_but_control_until_acknowledged(
     assert sender.drained
 
 
+def test_large_items_on_the_way_leave_the_rest_to_messages() -> None:
+    """M6: what is sent behind them waits for no more than that."""
+    pair = Pair(replace(ROOMY, max_unacknowledged_bulk_bytes=50_000))
+    sender = pair.sessions[0]
+    send(sender, ALICE, bytes(500_000))
+    while pair.write(0):
+        pass
+    assert 50_000 <= sender.unacknowledged_bytes <= 50_000 + 2 * MAX_FRAME_BYTES
+    send(sender, BOB, b"small")
+    assert [frame.type for frame in frames_in(pair.write(0))] == [
+        FrameType.OPEN,
+        FrameType.MESSAGES,
+    ]
+    got: list[bytes] = []
+    while not sender.drained:
+        got += bodies_in(pair.deliver(0))
+        pair.acknowledge(1)
+        pair.write(0)
+    assert list(map(len, got)) == [5, 500_000]
+
+
+def test_messages_on_the_way_do_not_keep_large_items_back() -> None:
+    pair = Pair(replace(ROOMY, max_unacknowledged_bulk_bytes=50_000))
+    sender = pair.sessions[0]
+    for _ in range(10):
+        send(sender, BOB, bytes(10_000))
+    while pair.write(0):
+        pass
+    send(sender, ALICE, bytes(40_000))
+    assert len(pair.write(0)) > 40_000
+
+
 def test_a_blocked_session_still_acknowledges() -> None:
     """Else two that flood each other would stop for ever."""
     pair = Pair(replace(ROOMY, max_unacknowledged_bytes=20_000))

@@ -14,6 +14,7 @@ SETTINGS = WireSettings(
     window_bytes=20_000,
     reassembly_bytes=150_000,
     max_unacknowledged_bytes=100_000,
+    max_unacknowledged_bulk_bytes=100_000,
     max_channels=64,
 )
 
