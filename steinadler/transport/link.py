@@ -67,6 +67,7 @@ class Link:
         self._stream: SecureStream | None = None
         self._scope: trio.CancelScope | None = None
         self.writer_waits = False  # for something to write: `flush` wakes it
+        self._unsent = False  # of what the handshake or an inline write has written to the stream
         self._writer = trio.lowlevel.ParkingLot()
         self._acknowledger = trio.lowlevel.ParkingLot()
         self._drained = trio.lowlevel.ParkingLot()
@@ -129,6 +130,7 @@ class Link:
         self.session.connected(limits, last_received)
         self.rank = rank
         self._stream = stream
+        self._unsent = True
         self._scope = trio.CancelScope()
         self._become(LinkState.CONNECTED)
         for target in list(self._credit_waiters):
@@ -207,6 +209,7 @@ class Link:
         try:
             if not stream.write_nowait(self.session.data_to_send()):
                 self.writer_waits = False
+                self._unsent = True
             elif not self.session.wants_to_send:
                 return
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -220,11 +223,15 @@ class Link:
     async def _write(self, stream: SecureStream, scope: trio.CancelScope) -> None:
         try:
             while True:
-                await stream.flush()  # what the handshake or an inline write left behind
+                if self._unsent:
+                    await stream.flush()
+                    self._unsent = False
                 while data := self.session.data_to_send():
                     if not stream.write_nowait(data):
                         self.writer_waits = False
                         await stream.flush()
+                    if not self.session.wants_to_send:
+                        break
                     await trio.lowlevel.checkpoint()
                 self._held, self._hold = 0, FIRST_HELD
                 self.writer_waits = True
