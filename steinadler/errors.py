@@ -120,3 +120,40 @@ class RemoteError(SteinadlerError):
         super().__init__(f"{type_name}: {text}" if text else type_name)
         self.type_name = type_name
         self.text = text
+
+
+class EntityError(SteinadlerError):
+    """A call to an entity did not do what it should; the subclass says why.
+
+    Unless the subclass says so, the turn may have run.
+    """
+
+
+class NoSuchEntityType(EntityError):
+    """No member hosts this type of entity, and none did within the time to wait.  Nothing ran."""
+
+
+class NoSuchCommand(EntityError):
+    """The entity has no such command, or it is not for callers.  Nothing ran."""
+
+
+class EntityHostFailed(EntityError):
+    """What runs the entity's turns broke off: its program is down, or died in the turn."""
+
+
+class EntityTimedOut(EntityError):
+    """The turn did not end within the caller's time.  It may run still."""
+
+
+class EntityUnavailable(EntityError):
+    """The entity is moving, its host drains or restarts, or too many wait for it.  Nothing ran:
+    the call may be made again."""
+
+
+class StaleEpoch(EntityError):
+    """Another node has taken the entity over: what this turn wrote was refused (E1)."""
+
+
+class StoreUnavailable(EntityError):
+    """The store of the entity's state cannot be asked now.  Whether a write that was under way
+    stands is not known."""

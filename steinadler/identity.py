@@ -17,6 +17,9 @@ from steinadler.errors import ConfigError
 # instance name (RFC 6763 section 4.1.1: 63 bytes).
 _NODE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
 MAX_PROCESS_NAME_BYTES = 255
+# The types that a node hosts travel in one of its labels, with commas between.
+_ENTITY_TYPE = re.compile(r"[!-+.0-~-]{1,255}\Z")
+MAX_ENTITY_ID_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -70,6 +73,32 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class EntityKey:
+    """One entity of the cluster: its type, and its id within the type.
+
+    Raises `ConfigError` for a type that is not 1 to 255 bytes of visible ASCII without "/" and
+    ",", or an id that is not 1 to 1024 bytes of UTF-8; within those any text is an id.
+    """
+
+    type: str
+    id: str
+
+    def __post_init__(self) -> None:
+        check_entity_type(self.type)
+        try:
+            size = len(self.id.encode())
+        except UnicodeEncodeError:
+            raise ConfigError("an entity's id must be text that UTF-8 can say") from None
+        if not 0 < size <= MAX_ENTITY_ID_BYTES:
+            raise ConfigError(
+                f"an entity's id takes 1 to {MAX_ENTITY_ID_BYTES} bytes; this one takes {size}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.type}/{self.id}"
+
+
 Destination: TypeAlias = "ProcessId | ProcessName | str"
 
 
@@ -97,6 +126,16 @@ def check_process_name(name: str) -> str:
             "printable text without '@'"
         )
     return name
+
+
+def check_entity_type(type_: str) -> str:
+    """Return `type_`; raise `ConfigError` when no entity type can be called so."""
+    if not _ENTITY_TYPE.match(type_):
+        raise ConfigError(
+            f"{type_[:300]!r} is not an entity type: 1 to 255 visible ASCII characters without "
+            '"/" and ","'
+        )
+    return type_
 
 
 def parse_destination(text: str) -> ProcessName:
