@@ -28,8 +28,9 @@ class Turn:
     """One turn to run: a command and its argument.
 
     Of a Python entity the argument is the tuple of the command's arguments; behind a sidecar it is
-    a request: `{"verb": str, "headers": {name: text}, "body": bytes}`.  `deadline` is Trio's time
-    at which nobody waits for the answer any more.
+    a request: `{"verb": str, "headers": {name: text}, "body": bytes}`.  Of a timer both are what it
+    was started with; of a reminder the method is its name and the argument its data.  `deadline` is
+    Trio's time at which nobody waits for the answer any more.
     """
 
     kind: Kind
@@ -65,6 +66,9 @@ class Active(Protocol):
 
     # What the behaviour wants to keep with the activation; starts as None.
     memory: Any
+
+    def now(self) -> float:
+        """The clock that reminders go by: seconds since 1970, simulated where the node is."""
 
     def read(self, name: str) -> bytes | None:
         """One key of the state, as last committed."""
