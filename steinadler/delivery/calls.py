@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from steinadler.delivery.index import Index
 from steinadler.identity import NodeId
 
 Waiter = TypeVar("Waiter")
@@ -55,8 +54,11 @@ class OwedCalls(Generic[Debt]):
     """Answers that this node's processes owe, by caller and by process."""
 
     def __init__(self) -> None:
-        self._by_caller: dict[NodeId, dict[int, tuple[int, Debt]]] = {}
-        self._by_process: Index[int, tuple[NodeId, int]] = Index()
+        # By caller and id: the process, a number of the entry's own, and the debt.
+        self._by_caller: dict[NodeId, dict[int, tuple[int, int, Debt]]] = {}
+        # By process and that number, which costs less to hash than a caller does.
+        self._by_process: dict[int, dict[int, tuple[NodeId, int]]] = {}
+        self._next_entry = 0
 
     def __len__(self) -> int:
         return sum(map(len, self._by_caller.values()))
@@ -72,25 +74,35 @@ class OwedCalls(Generic[Debt]):
             owed = self._by_caller[caller] = {}
         elif id_ in owed:
             return False
-        owed[id_] = (process, debt)
-        self._by_process.add(process, (caller, id_))
+        entry = self._next_entry
+        self._next_entry += 1
+        owed[id_] = (process, entry, debt)
+        of_process = self._by_process.get(process)
+        if of_process is None:
+            of_process = self._by_process[process] = {}
+        of_process[entry] = (caller, id_)
         return True
 
     def count(self, process: int) -> int:
         """How many answers process `process` owes."""
-        return self._by_process.count(process)
+        return len(self._by_process.get(process, ()))
 
     def settle(self, caller: NodeId, id_: int) -> Debt | None:
         """The answer goes out, or is no longer wanted.  None when it is owed no more."""
-        entry = self._by_caller.get(caller, {}).pop(id_, None)
-        if entry is None:
+        owed = self._by_caller.get(caller)
+        found = owed.pop(id_, None) if owed is not None else None
+        if found is None:
             return None
-        self._by_process.discard(entry[0], (caller, id_))
-        return entry[1]
+        process, entry, debt = found
+        of_process = self._by_process[process]
+        del of_process[entry]
+        if not of_process:
+            del self._by_process[process]
+        return debt
 
     def process_ended(self, process: int) -> list[Debt]:
         """Remove and return what process `process` still owed."""
-        return self._settle_all(self._by_process.get(process))
+        return self._settle_all(list(self._by_process.get(process, {}).values()))
 
     def node_down(self, caller: NodeId) -> list[Debt]:
         """Remove and return what was owed to `caller`."""

@@ -29,7 +29,7 @@ from steinadler.errors import (
     RemoteProtocolError,
     SteinadlerError,
 )
-from steinadler.identity import NodeId, ProcessId, ProcessName
+from steinadler.identity import Destination, NodeId
 from steinadler.node.outlets import CALL_ID, ChannelSource, Outlet, offer_in_turn
 from steinadler.process.messages import Call, Source
 from steinadler.process.process import Process, describe
@@ -45,27 +45,23 @@ REPLIED, FAILED, NO_PROCESS, EXITED = range(4)
 class _Waiting:
     """A task that waits for the answer to its call."""
 
-    __slots__ = ("_calls", "_task", "answer", "id", "outlet")
+    __slots__ = ("_calls", "answer", "id", "outlet", "task")
 
     def __init__(self, calls: Calls, outlet: Outlet) -> None:
         self._calls = calls
-        self._task: trio.lowlevel.Task | None = None
         self.outlet = outlet
         self.id = calls.pending.add(outlet.node, self)
+        self.task: trio.lowlevel.Task | None = None
         self.answer: tuple[int, bytes] | SteinadlerError | None = None
 
     def resolve(self, answer: tuple[int, bytes] | SteinadlerError) -> None:
         self.answer = answer
-        if self._task is not None:
-            trio.lowlevel.reschedule(self._task)
+        if self.task is not None:
+            trio.lowlevel.reschedule(self.task)
 
-    def begin(self) -> Callable[[object], trio.lowlevel.Abort]:
-        """The calling task is about to sleep; return what is to happen when it is cancelled."""
-        self._task = trio.lowlevel.current_task()
-        return self._abandon
-
-    def _abandon(self, _: object) -> trio.lowlevel.Abort:
-        self._calls.abandon(self)
+    def abandon(self, _: object) -> trio.lowlevel.Abort:
+        """The task was cancelled while it slept."""
+        self._calls.abandoned(self)
         return trio.lowlevel.Abort.SUCCEEDED
 
 
@@ -76,10 +72,16 @@ class Calls:
     """
 
     def __init__(
-        self, node: NodeId, codec: Codec, max_unanswered: int, post: Callable[..., None]
+        self,
+        node: NodeId,
+        codec: Codec,
+        max_unanswered: int,
+        outlet: Callable[[Destination], Outlet],
+        post: Callable[..., None],
     ) -> None:
         self._node = node
         self._codec = codec
+        self._outlet = outlet  # the way to a destination, as `Router.outlet`
         self._post = post  # a signal, as `Router.post`
         self._max_unanswered = max_unanswered
         self.pending: PendingCalls[_Waiting] = PendingCalls()
@@ -88,8 +90,10 @@ class Calls:
 
     # -- the caller's end ---------------------------------------------------------------------
 
-    async def call(self, outlet: Outlet, body: bytes) -> Any:
+    async def call(self, destination: Destination, request: object) -> Any:
         """Make a call, and return its answer or raise its error."""
+        body = self._codec.encode(request)
+        outlet = self._outlet(destination)
         waiting = _Waiting(self, outlet)
         try:
             if not outlet.offer_call(waiting.id, body):
@@ -98,28 +102,27 @@ class Calls:
             self.pending.remove(waiting.id)
             raise
         if waiting.answer is None:
-            await trio.lowlevel.wait_task_rescheduled(waiting.begin())
+            waiting.task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(waiting.abandon)
         else:
             await trio.lowlevel.cancel_shielded_checkpoint()
         answer = waiting.answer
         assert answer is not None
         if isinstance(answer, SteinadlerError):
             raise answer
-        return self._read_answer(outlet.destination, *answer)
-
-    def _read_answer(self, destination: ProcessId | ProcessName, status: int, body: bytes) -> Any:
+        status, body = answer
         if status == REPLIED:
             try:
                 return self._codec.decode(body)
             except RemoteProtocolError as error:
                 raise RemoteError("RemoteProtocolError", f"the reply: {error}") from error
         if status == NO_PROCESS:
-            raise NoSuchProcess(destination)
+            raise NoSuchProcess(outlet.destination)
         if status == EXITED:
-            raise ProcessExited(destination, body.decode(errors="replace"))
+            raise ProcessExited(outlet.destination, body.decode(errors="replace"))
         raise decode_error(body)
 
-    def abandon(self, waiting: _Waiting) -> None:
+    def abandoned(self, waiting: _Waiting) -> None:
         """The caller was cancelled."""
         if self.pending.remove(waiting.id) is None:
             return

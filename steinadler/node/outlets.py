@@ -18,7 +18,12 @@ from steinadler.process.messages import Source
 from steinadler.process.process import Process
 from steinadler.process.table import Processes
 from steinadler.transport.link import Link, LinkState
-from steinadler.wire.channels import CONTROL, InboundChannel, OutboundChannel, Target
+from steinadler.wire.channels import (
+    CONTROL,
+    InboundChannel,
+    OutboundChannel,
+    Target,
+)
 from steinadler.wire.frames import FrameType
 
 # A call on a channel is its id, then the request.
@@ -110,16 +115,16 @@ class PeerOutlet:
         Raises `MessageTooLarge` when the peer does not take messages of that size, and
         `DeliveryError` when it takes none for so many destinations.
         """
-        return self._offer(FrameType.MESSAGES, body, len(body))
+        return self._offer(FrameType.MESSAGES, body, 0)
 
     def offer_call(self, call: int, body: bytes) -> bool:
         """As `offer_message`, for a call."""
-        return self._offer(FrameType.CALLS, CALL_ID.pack(call) + body, len(body))
+        return self._offer(FrameType.CALLS, CALL_ID.pack(call) + body, CALL_ID.size)
 
-    def _offer(self, type_: FrameType, item: bytes, message_bytes: int) -> bool:
+    def _offer(self, type_: FrameType, item: bytes, head_bytes: int) -> bool:
         session = self._session
-        if message_bytes > session.max_message_bytes:
-            raise MessageTooLarge(message_bytes, session.max_message_bytes)
+        if len(item) - head_bytes > session.max_message_bytes:
+            raise MessageTooLarge(len(item) - head_bytes, session.max_message_bytes)
         channel = self._channel
         if channel.closed:  # not opened yet, or idle for long
             channel = self._channel = session.channel(self.target)
@@ -158,8 +163,9 @@ class ChannelSource:
         self.mailbox: Mailbox | None = None
 
     def consumed(self, body_bytes: int, items: int) -> None:
-        if self.link.session.consumed(self.channel, body_bytes, items):
-            self.link.flush()
+        link = self.link
+        if link.session.consumed(self.channel, body_bytes, items):
+            link.flush()
 
 
 Outlet: TypeAlias = LocalOutlet | PeerOutlet

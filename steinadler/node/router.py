@@ -89,7 +89,8 @@ class Router:
         # Who takes the signals that are not about calls; `Watching` puts itself here.
         self.on_signal: Callable[[NodeId, Target, Signal], None] = _ignore
         self.counters = RouterCounters()
-        self.calls = Calls(node, codec, max_unanswered_calls, self.post)
+        self.calls = Calls(node, codec, max_unanswered_calls, self.outlet, self.post)
+        self.call = self.calls.call
         self.call_arrived = self.calls.arrived  # from this node, by way of a `LocalOutlet`
         self._outlets: dict[Destination, Outlet] = {}
         self._until_checkpoint = CHECKPOINT_EVERY
@@ -159,11 +160,6 @@ class Router:
     def dropped(self) -> None:
         """A message went to nobody."""
         self.counters.dropped += 1
-
-    async def call(self, destination: Destination, request: object) -> Any:
-        body = self._codec.encode(request)
-        outlet = self._outlets.get(destination) or self.outlet(destination)
-        return await self.calls.call(outlet, body)
 
     # -- signals ------------------------------------------------------------------------------
 

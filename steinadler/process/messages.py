@@ -34,6 +34,9 @@ class Exit:
     reason: str
 
 
+_ANSWERED = "this call was answered already"
+
+
 class Source(Protocol):
     """Where an item of a mailbox came from, and where its credit goes back to."""
 
@@ -94,16 +97,16 @@ class Call:
         Raises `NotEncodable` or `MessageTooLarge` (the call is then still open), and
         `LocalProtocolError` when it was answered before.
         """
-        self._finish(value, None)
+        if self._answered:
+            raise LocalProtocolError(_ANSWERED)
+        self._desk.answer(self, value, None)
+        self._answered = True
 
     def fail(self, error: BaseException | str) -> None:
         """Let the call raise `RemoteError`, with the error's type name and text at the caller."""
-        self._finish(None, RuntimeError(error) if isinstance(error, str) else error)
-
-    def _finish(self, value: Any, error: BaseException | None) -> None:
         if self._answered:
-            raise LocalProtocolError("this call was answered already")
-        self._desk.answer(self, value, error)
+            raise LocalProtocolError(_ANSWERED)
+        self._desk.answer(self, None, RuntimeError(error) if isinstance(error, str) else error)
         self._answered = True
 
     def abandon(self) -> None:

@@ -198,7 +198,8 @@ class Link:
         if self._burst:
             self._held += 1
             if self._held < self._hold:
-                self._wake_writer()
+                if self._held == 1:  # it has a turn soon, should there be no more to come
+                    self._wake_writer()
                 return
             self._held = 0
             self._hold = min(2 * self._hold, MOST_HELD)

@@ -88,6 +88,8 @@ class Sending:
         # Credit to give back, by channel: not a frame for each, or they would add up for ever.
         self._grants: dict[int, int] = {}
         self._uncredited_bytes = 0  # of replies and signals that wait
+        self._reply_room_bytes = settings.max_queued_reply_bytes + ITEM_OVERHEAD_BYTES
+        self._overrun_bytes = 2 * settings.max_queued_reply_bytes
         self.overrun = False
         self._channels = OutboundChannels(self._housekeeping)
         self.last_sent = 0  # the number of the latest frame
@@ -139,12 +141,11 @@ class Sending:
 
     def has_room_for_reply(self, body_bytes: int) -> bool:
         """Whether a reply or a request of that size is within what may wait for the peer."""
-        limit = self._settings.max_queued_reply_bytes + ITEM_OVERHEAD_BYTES
-        return self._waiting_bytes() + body_bytes <= limit
+        return self._waiting_bytes() + body_bytes <= self._reply_room_bytes
 
     def _count_uncredited(self, body_bytes: int) -> bool:
         """Make room for a reply or a signal; False when the session is overrun."""
-        if self._waiting_bytes() > 2 * self._settings.max_queued_reply_bytes:
+        if self._waiting_bytes() > self._overrun_bytes:
             self.overrun = True
             return False
         self._uncredited_bytes += body_bytes + ITEM_OVERHEAD_BYTES
@@ -392,7 +393,7 @@ class Sending:
 
 
 def _priority(channel: OutboundChannel) -> Priority:
-    if channel.target == CONTROL:
+    if channel.id == CONTROL.lane:
         return Priority.CONTROL
     if len(channel.queue[0][1]) > MAX_ITEM_BYTES:
         return Priority.BULK
