@@ -117,6 +117,17 @@ class Beliefs:
         if not self._observer:
             self._rumours.add(record)
 
+    def relabel(self, labels: tuple[tuple[str, str], ...]) -> None:
+        """This node has these labels from now on; an observer's are told to nobody.
+
+        Its own later word needs a higher refutation, or the older record might win.
+        """
+        if labels == self.me.labels:
+            return
+        self.me = replace(self.me, labels=labels, refutation=self.me.refutation + 1)
+        if not self._observer:
+            self._rumours.add(self.me)
+
     def leave(self) -> None:
         """This node is no longer a member."""
         self.me = replace(self.me, state=MemberState.LEFT)

@@ -60,12 +60,26 @@ class ObserverDisconnected:
 
 
 @dataclass(frozen=True, slots=True)
+class Relabel:
+    """This node's labels are these from now on, sorted by key."""
+
+    labels: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """This node leaves for good.  The engine says so to all, and stops."""
 
 
 Input: TypeAlias = (
-    Connected | Disconnected | Refused | Received | ObserverConnected | ObserverDisconnected | Leave
+    Connected
+    | Disconnected
+    | Refused
+    | Received
+    | ObserverConnected
+    | ObserverDisconnected
+    | Relabel
+    | Leave
 )
 
 

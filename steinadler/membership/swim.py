@@ -46,6 +46,7 @@ from steinadler.membership.events import (
     ObserverDisconnected,
     Received,
     Refused,
+    Relabel,
 )
 from steinadler.membership.members import Member, MemberState
 from steinadler.membership.messages import (
@@ -68,6 +69,7 @@ class Swim:
 
     Call `handle` with everything that happens and `tick` at `next_deadline()`, with a monotonic
     clock in seconds; carry out the effects in order.  Nothing is raised for what peers send.
+    `Relabel` raises `ConfigError` for labels that do not fit a record; nothing has changed then.
 
     An observer (`observer=True`) asks the members it is connected to for their tables, listens,
     and says nothing else; nobody counts it.  For a connection that it lost it has no others to
@@ -111,9 +113,9 @@ class Swim:
         self._beliefs.me = replace(self._beliefs.me, addresses=addresses)
 
     @property
-    def refutation(self) -> int:
-        """This node's own refutation number, for its Hellos."""
-        return self._beliefs.me.refutation
+    def me(self) -> Member:
+        """This node's own record, for its Hellos."""
+        return self._beliefs.me
 
     def find(self, name: str) -> Member | None:
         """The record held about `name`, in whatever state, or None."""
@@ -185,6 +187,8 @@ class Swim:
                 self._rumours.observers.add(node)
             case ObserverDisconnected(node):
                 self._rumours.observers.discard(node)
+            case Relabel(labels):
+                self._beliefs.relabel(labels)
             case Leave():
                 self._on_leave()
             case _:
