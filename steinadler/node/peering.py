@@ -42,6 +42,7 @@ from steinadler.membership import (
     ObserverDisconnected,
     Received,
     Refused,
+    Relabel,
     RoundTrip,
     Send,
     Suspected,
@@ -73,6 +74,7 @@ class Listener(Protocol):
 
     def node_up(self, member: Member) -> None: ...
     def node_down(self, member: Member, reason: str) -> None: ...
+    def node_updated(self, member: Member) -> None: ...
     def peer_lost(self, link: Link, reason: str) -> None: ...
     def arrived(self, link: Link, items: Arrived) -> None: ...
 
@@ -90,7 +92,6 @@ class Peering:
         listener: Listener,
     ) -> None:
         self._node = node
-        self._labels = labels
         self._config = config
         self._rng = rng
         self._listener = listener
@@ -143,12 +144,28 @@ class Peering:
         record = self._engine.find(name)
         return record if record is not None and record.state.is_member else None
 
+    def record(self, name: str) -> Member | None:
+        """What is held about the node of that name, also when it is down or has left."""
+        return self._engine.find(name)
+
+    @property
+    def labels(self) -> tuple[tuple[str, str], ...]:
+        """This node's labels."""
+        return self._engine.me.labels
+
+    def relabel(self, labels: tuple[tuple[str, str], ...]) -> None:
+        """Change this node's labels, and tell everybody.
+
+        Raises `ConfigError`, and changes nothing, for labels that do not fit a record.
+        """
+        self._handle(Relabel(labels))
+
     def round_trip(self, node: NodeId) -> RoundTrip | None:
         """The time to that life of a member and back, once it was measured."""
         return self._engine.round_trip(node)
 
     async def wait_for_change(self) -> None:
-        """Wait until some member comes or goes.  Raises `NodeClosed` when this node goes."""
+        """Wait until some member comes, goes or changes its labels.  Raises `NodeClosed` when this node goes."""
         self.require_open()
         await self._changed.wait()
         self.require_open()
@@ -226,6 +243,8 @@ class Peering:
                     self._announce_down(member, reason)
                 case Updated(member):
                     self.connections.keep_connected(member.node, member.addresses)
+                    self._listener.node_updated(member)
+                    self._wake_waiters()
                 case Suspected(member):
                     logger.info("%s is suspected", member.node)
                 case Cleared(member):
@@ -276,7 +295,7 @@ class Peering:
     # -- what connections ask and tell --------------------------------------------------------
 
     def hello_facts(self) -> tuple[int, tuple[tuple[str, str], ...]]:
-        return self._engine.refutation, self._labels
+        return self._engine.me.refutation, self._engine.me.labels
 
     def admit(self, hello: Hello) -> Reject | None:
         try:
