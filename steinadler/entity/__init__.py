@@ -4,7 +4,7 @@
     host        the entities that are active here: one mailbox and one turn at a time each
     turns       sans-IO: what an entity does next (activate, run, passivate, hand over)
     behaviour   what runs a turn: a Python class, or a program behind the sidecar
-    python      entities written as Python classes
+    python      entities written as Python classes; `state`, what of them is stored
     schedule    timers and durable reminders
     store       where state and epochs live; `sqlite`, `postgres`, and `grouping`, which commits
                 for many entities in one transaction
