@@ -2,6 +2,7 @@
 
 A behaviour stands for one type of entity.  The host sees to it that at most one of `run` and
 `deactivate` runs for an entity at a time, and that both get the activation that they are about.
+Only a turn that `reenters` runs beside another.
 """
 
 from __future__ import annotations
@@ -100,6 +101,13 @@ class Behaviour(ABC):
         An `EntityError` it raises goes to the caller as it is; any other exception is a
         `RemoteError` to the caller.  The entity stays active, unless it was `StaleEpoch`.
         """
+
+    def reenters(self, entity: Active, turn: Turn) -> bool:
+        """Whether a turn may run beside the one that runs, which waits for it (reentrancy).
+
+        Asked when a call finds the entity busy; must not wait.  By default none may.
+        """
+        return False
 
     @abstractmethod
     async def deactivate(self, entity: Active) -> None:
