@@ -14,6 +14,7 @@ The layout, from the bottom up (each may import only from those above it in this
     transport   Trio      TCP and TLS, links, connections
     discovery   Trio      mDNS, seeds, the runtime folder
     process     Trio      mailboxes and process tasks
+    entity      Trio      virtual actors: one owner each, durable state
     node        Trio      composes all of it; `open_node`
     cli                   the command line
     testing               a simulated network for your own tests
@@ -23,9 +24,14 @@ name; docs/architecture.md follows a message through all of it.
 """
 
 from steinadler.config import Config, DialSettings, MembershipSettings, WireSettings
+from steinadler.entity.python import Entity, command
 from steinadler.errors import (
     ConfigError,
     DeliveryError,
+    EntityError,
+    EntityHostFailed,
+    EntityTimedOut,
+    EntityUnavailable,
     HandshakeRejected,
     LocalProtocolError,
     MailboxFull,
@@ -33,6 +39,8 @@ from steinadler.errors import (
     NameConflict,
     NodeClosed,
     NodeDown,
+    NoSuchCommand,
+    NoSuchEntityType,
     NoSuchProcess,
     NotAuthorized,
     NotEncodable,
@@ -41,9 +49,11 @@ from steinadler.errors import (
     RemoteError,
     RemoteProtocolError,
     SecurityError,
+    StaleEpoch,
     SteinadlerError,
+    StoreUnavailable,
 )
-from steinadler.identity import Address, NodeId, ProcessId, ProcessName
+from steinadler.identity import Address, EntityKey, NodeId, ProcessId, ProcessName
 from steinadler.membership import Member, MemberState
 from steinadler.node import (
     ALL,
@@ -72,6 +82,12 @@ __all__ = [
     "DeliveryError",
     "DialSettings",
     "Down",
+    "Entity",
+    "EntityError",
+    "EntityHostFailed",
+    "EntityKey",
+    "EntityTimedOut",
+    "EntityUnavailable",
     "EventStream",
     "EventsLost",
     "Exit",
@@ -84,6 +100,8 @@ __all__ = [
     "MessageTooLarge",
     "Monitor",
     "NameConflict",
+    "NoSuchCommand",
+    "NoSuchEntityType",
     "NoSuchProcess",
     "Node",
     "NodeClosed",
@@ -101,8 +119,11 @@ __all__ = [
     "RemoteError",
     "RemoteProtocolError",
     "SecurityError",
+    "StaleEpoch",
     "SteinadlerError",
+    "StoreUnavailable",
     "WireSettings",
+    "command",
     "export",
     "message",
     "open_node",
