@@ -133,12 +133,39 @@ class DialSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EntitySettings:
+    """How a node hosts entities, and how long its callers are patient."""
+
+    # What may wait for one entity beside the turn that runs; a call beyond it is refused.
+    max_waiting_calls: int = 1_000
+    max_waiting_bytes: int = 4 * MIB
+    # Entities that are active here at once (each costs about 1 KiB and its state); a call that
+    # would activate one more is refused.
+    max_active: int = 1_000_000
+    # A turn, an activation or a deactivation that takes longer is cancelled.
+    turn_timeout_s: float = 60.0
+    # How long a turn may go on when its entity is to move; then it is cancelled.
+    drain_s: float = 10.0
+    # How long a call waits for a member that hosts the type, or for an owner to settle.
+    wait_for_host_s: float = 10.0
+    # A node that opened less than so long ago waits for a holder of whom it has not heard yet,
+    # before it takes the entity over: it may have met only a part of the cluster.
+    settle_s: float = 3.0
+    # The store is asked for reminders so often; a reminder set elsewhere is late by at most that.
+    reminder_poll_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set, in one frozen value."""
 
     wire: WireSettings = field(default_factory=WireSettings)
     membership: MembershipSettings = field(default_factory=MembershipSettings)
     dial: DialSettings = field(default_factory=DialSettings)
+    entities: EntitySettings = field(default_factory=EntitySettings)
     # What processes on this node may have waiting in the mailbox of one process of this node.
     mailbox_bytes: int = 1 * MIB
     # A node that has so many processes spawns no more for its peers (a process takes about 4 KiB

@@ -373,6 +373,9 @@ class Node:
     def node_down(self, member: Member, reason: str) -> None:
         self._hub.publish(NodeDown(member, reason))
 
+    def node_updated(self, member: Member) -> None:
+        pass
+
     def peer_lost(self, link: Link, reason: str) -> None:
         self._gauges.peer_lost(link)
         self._router.peer_lost(link, reason)

@@ -35,6 +35,8 @@ from steinadler.wire.frames import MAX_PAYLOAD_BYTES, FrameType, encode_frame
 PROTOCOL_VERSIONS = (1, 1)  # the lowest and the highest that this code speaks
 MAX_LABELS = 64
 MAX_LABEL_LENGTH = 255
+# Longer than a key: one label names all the entity types that a node hosts.
+MAX_LABEL_VALUE_LENGTH = 2048
 MAX_ADDRESSES = 32
 MAX_DETAIL_LENGTH = 1024
 
@@ -210,7 +212,7 @@ def decode_labels(value: object) -> tuple[tuple[str, str], ...]:
         raise RemoteProtocolError(f"labels are a map of at most {MAX_LABELS}")
     return tuple(
         sorted(
-            (plain.text(key, MAX_LABEL_LENGTH), plain.text(item, MAX_LABEL_LENGTH))
+            (plain.text(key, MAX_LABEL_LENGTH), plain.text(item, MAX_LABEL_VALUE_LENGTH))
             for key, item in value.items()
         )
     )
