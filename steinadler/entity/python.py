@@ -16,6 +16,8 @@ A command that raises has changed nothing: the object is thrown away, and the ne
 made from what was last committed.  The same when the write fails, or the answer cannot travel.  To
 undo changes one by one was refused: what the bytes say is right, whatever the command did.
 
+Callers in other languages come through a sidecar: see `requests`.
+
 What a command raises is its caller's `RemoteError`, and so is an `EntityError` of an entity that
 it called itself: taken as it is, it would tell the caller that nothing had run here.
 """
@@ -28,6 +30,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform, overload
 
+from steinadler.entity import requests
 from steinadler.entity.behaviour import Active, Behaviour, Kind, Timer, Turn
 from steinadler.entity.state import CODEC, StateOf
 from steinadler.entity.store import Reminder
@@ -247,7 +250,23 @@ class PythonBehaviour(Behaviour):
         self._load(entity)
 
     async def run(self, entity: Active, turn: Turn) -> Any:
+        match turn.argument:
+            case {"body": bytes() as body}:  # through a sidecar
+                try:
+                    args = requests.arguments(body)
+                except ValueError as error:
+                    return requests.bad_request(error)
+                return await self._run(entity, turn.method, args, requests.response)
         name, args = _open(turn)
+        return await self._run(entity, name, args)
+
+    async def _run(
+        self,
+        entity: Active,
+        name: str,
+        args: tuple[Any, ...],
+        respond: Callable[[Any], Any] | None = None,
+    ) -> Any:
         command = self._commands.get(name)
         if command is None:
             raise NoSuchCommand(f"{entity.key.type} has no command {name!r}")
@@ -257,6 +276,8 @@ class PythonBehaviour(Behaviour):
             answer = command.function(current, *args)
             if inspect.isawaitable(answer):
                 answer = await answer
+            if respond is not None:
+                answer = respond(answer)
             if not command.read_only:
                 await self._store(entity, current, answer)
         except EntityError as error:

@@ -16,7 +16,7 @@ from commands import Result, Steinadler
 
 import steinadler as library
 from steinadler.cli import root
-from steinadler.cli.output import to_json
+from steinadler.wire.as_json import to_json
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -447,6 +448,45 @@ async def test_only_commands_can_be_timed(cart: FakeActive, target: Any) -> None
     await BEHAVIOUR.activate(cart)
     with pytest.raises(ConfigError, match="no command of Cart"):
         cart.memory.start_timer("t", target, after_s=1)
+
+
+# -- callers in other languages --------------------------------------------------------------
+
+
+async def post(active: FakeActive, method: str, body: bytes) -> tuple[int, Any]:
+    request = {"verb": "POST", "headers": {}, "body": body}
+    response = await BEHAVIOUR.run(active, Turn(Kind.CALL, method, request, 0.0))
+    assert set(response) == {"status", "headers", "body"}
+    content = response["body"]
+    assert response["headers"] == ({"content-type": "application/json"} if content else {})
+    return response["status"], json.loads(content) if content else None
+
+
+async def test_commands_can_be_called_in_json(cart: FakeActive) -> None:
+    assert await post(cart, "add", b'["nut", 2]') == (200, 2)
+    assert await post(cart, "add", b'"bolt"') == (200, 3)
+    assert await post(cart, "pay", b"") == (200, None)
+    lines = [{"item": "nut", "count": 2}, {"item": "bolt", "count": 1}]
+    assert await post(cart, "look", b"[]") == (200, lines)
+    assert await post(cart, "say", b'[{"a": [1]}]') == (200, {"a": [1]})
+    assert await turn(cart, "look") == [Line("nut", 2), Line("bolt", 1)]
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff", b"nut", b"[" * 100_000])
+async def test_a_body_that_is_not_json_runs_nothing(cart: FakeActive, body: bytes) -> None:
+    status, told = await post(cart, "add", body)
+    assert (status, told["errorCode"]) == (400, "ERR_MALFORMED_REQUEST")
+    assert cart.memory is None
+
+
+async def test_errors_are_the_same_for_all_callers(cart: FakeActive) -> None:
+    with pytest.raises(ValueError, match="too much"):
+        await post(cart, "add", b'["nut", 101]')
+    with pytest.raises(NoSuchCommand):
+        await post(cart, "_total", b"")
+    with pytest.raises(TypeError):
+        await post(cart, "add", b"[]")
+    assert await turn(cart, "total") == 0
 
 
 # -- classes that cannot work ----------------------------------------------------------------

@@ -1,0 +1,41 @@
+"""Calls to Python entities from programs that speak HTTP and JSON, by way of a sidecar.
+
+    {"verb", "headers", "body"}    a request.  Its body is JSON: an array is the arguments, anything
+                                   else the one argument; an empty body is none
+    {"status", "headers", "body"}  a response: 200, and the answer as JSON (None: an empty body)
+
+So one class serves Python callers and all others, and neither sees how the other calls.  A body
+that is not JSON is answered 400, and nothing runs.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from steinadler.wire.as_json import to_json
+
+_JSON = {"content-type": "application/json"}
+
+
+def arguments(body: bytes) -> tuple[Any, ...]:
+    """The arguments that a request's body holds.  Raises `ValueError` when it is not JSON."""
+    if not body:
+        return ()
+    try:
+        told = json.loads(body)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return tuple(told) if isinstance(told, list) else (told,)
+
+
+def response(answer: Any) -> dict[str, Any]:
+    """What goes back for a command's answer."""
+    body = b"" if answer is None else to_json(answer).encode(errors="replace")
+    return {"status": 200, "headers": _JSON if body else {}, "body": body}
+
+
+def bad_request(error: ValueError) -> dict[str, Any]:
+    """What goes back for a body that is not JSON."""
+    told = {"errorCode": "ERR_MALFORMED_REQUEST", "message": f"the body is not JSON: {error}"}
+    return {"status": 400, "headers": _JSON, "body": json.dumps(told).encode()}
