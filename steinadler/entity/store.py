@@ -25,10 +25,14 @@ from steinadler.identity import EntityKey
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """What taking an entity over gave: the new epoch, who had it, and the state that stands."""
+    """What taking an entity over gave: the new epoch, and the state that stands.
+
+    `expires_at` has those keys of the state that are to expire.
+    """
 
     epoch: int
     state: Mapping[str, bytes]
+    expires_at: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +107,17 @@ class Store(ABC):
     Every method raises `StoreUnavailable` when the store cannot be asked now (down, locked, full),
     with a text that says what to do; it may then be asked again, and recovers by itself.  After a
     `commit` that was cancelled or raised `StoreUnavailable`, the changes may or may not stand.
+
+    Keys of the state and names of reminders take up to 1024 bytes of UTF-8, and the changes of one
+    commit up to 16 MiB together.
     """
 
     @abstractmethod
     async def open(self) -> None:
         """Connect, and make or migrate the schema.  Must be called once, before all else.
 
-        Raises `ConfigError` when it can never work: no such folder, a schema of a later version.
+        Raises `ConfigError` when somebody must change something first: no such folder, no such
+        user, a schema of a later version.  After `StoreUnavailable` it may be called again.
         """
 
     @abstractmethod
@@ -126,7 +134,11 @@ class Store(ABC):
 
     @abstractmethod
     async def commit(self, commit: Commit) -> None:
-        """Make changes durable.  Raises `StaleEpoch`; then nothing was changed."""
+        """Make changes durable.
+
+        Raises `StaleEpoch`, `StateTooLarge` when they are over a limit, and `ConfigError` for what
+        no store can hold; then nothing was changed.
+        """
 
     @abstractmethod
     async def release(self, key: EntityKey, epoch: int) -> None:
@@ -140,4 +152,4 @@ class Store(ABC):
     async def due(
         self, types: Sequence[str], before: float, limit: int
     ) -> Sequence[tuple[EntityKey, Reminder]]:
-        """Reminders of entities of these types that are due before a time, the earliest first."""
+        """Reminders of entities of these types that are due by a time, the earliest first."""

@@ -21,12 +21,14 @@ plays the same again, byte for byte (`SimulatedCluster` says what that takes of 
     freezing  stops the tasks of one node, as SIGSTOP does
     order     makes Trio's scheduler follow the seed
     trace     what happened, and its digest
+    stores    a store of entities in memory, which fails and dawdles when it is told to
 """
 
 from steinadler.testing.cluster import SimulatedCluster
 from steinadler.testing.fabric import Fabric
 from steinadler.testing.faults import Delay, Fault, Hold, Packet, PacketKind, Refuse, Reset, Rule
 from steinadler.testing.network import SimulatedNetwork
+from steinadler.testing.stores import MemoryContents, MemoryStore
 from steinadler.testing.trace import Trace, TraceEntry
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
     "Fabric",
     "Fault",
     "Hold",
+    "MemoryContents",
+    "MemoryStore",
     "Packet",
     "PacketKind",
     "Refuse",
