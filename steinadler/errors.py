@@ -154,6 +154,10 @@ class StaleEpoch(EntityError):
     """Another node has taken the entity over: what this turn wrote was refused (E1)."""
 
 
+class StateTooLarge(EntityError):
+    """What a turn would store is over the store's limits.  Nothing of it was stored."""
+
+
 class StoreUnavailable(EntityError):
     """The store of the entity's state cannot be asked now.  Whether a write that was under way
     stands is not known."""

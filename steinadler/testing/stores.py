@@ -95,7 +95,9 @@ class MemoryStore(Store):
             state = self.contents.state.get(key, {})
             for name in [name for name, put in state.items() if _has_expired(put, now)]:
                 del state[name]
-            expiries = {name: put.expires_at for name, put in state.items() if put.expires_at}
+            expiries = {
+                name: put.expires_at for name, put in state.items() if put.expires_at is not None
+            }
             return Activation(epoch, {name: put.value for name, put in state.items()}, expiries)
 
         return await self._ask(str(key), take)
