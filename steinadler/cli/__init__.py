@@ -4,6 +4,7 @@
     options    what several commands take, and how it is read
     output     JSON for programs, text for people
     node       `steinadler node`: a node until it is told to leave
+    sidecar    `steinadler sidecar`: a node with entities behind HTTP
     observing  `members`, `whereis`, `send`, `call`: an observer that joins, asks and leaves
     top        `top`: the same observer, look after look; `top_view`, how that looks
     cluster    `cluster init`, `cluster show`

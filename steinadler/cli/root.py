@@ -12,6 +12,7 @@ from steinadler.cli.cluster import cluster
 from steinadler.cli.demo import demo
 from steinadler.cli.node import node
 from steinadler.cli.observing import call, members, send, whereis
+from steinadler.cli.sidecar import sidecar
 from steinadler.cli.top import top
 
 
@@ -25,7 +26,7 @@ def root() -> None:
     """
 
 
-for command in (demo, node, members, whereis, send, call, top, cluster):
+for command in (demo, node, sidecar, members, whereis, send, call, top, cluster):
     root.add_command(command)
 
 

@@ -29,10 +29,13 @@ class Failed(click.ClickException):
     """It could not be done: one line on stderr, exit code 1."""
 
 
-def run(command: Callable[[], Awaitable[None]]) -> signal.Signals | None:
+def run(
+    command: Callable[[], Awaitable[None]], *, on_signal: Callable[[], None] | None = None
+) -> signal.Signals | None:
     """Run `command` to its end, or until a signal ends it; return that signal.
 
-    Raises `Failed` for every `SteinadlerError`.
+    With `on_signal`, the first signal calls that and ends nothing: the command goes in order, and
+    only a second signal ends it.  Raises `Failed` for every `SteinadlerError`.
     """
 
     async def with_signals() -> signal.Signals | None:
@@ -40,7 +43,12 @@ def run(command: Callable[[], Awaitable[None]]) -> signal.Signals | None:
 
         async def watch(scope: trio.CancelScope) -> None:
             nonlocal ended_by
+            told = on_signal is None
             async for number in signals:
+                if not told and on_signal is not None:
+                    told = True
+                    on_signal()
+                    continue
                 ended_by = ended_by or signal.Signals(number)
                 scope.cancel()
 

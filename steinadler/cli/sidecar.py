@@ -1,0 +1,193 @@
+"""`steinadler sidecar`: a node with entities behind HTTP, until it is told to leave.
+
+With `--json`, one object a line:
+
+    {"event": "ready", "name": ..., "http": ["127.0.0.1:3500"], "addresses": [...]}
+    {"event": "draining", "name": ...}
+    {"event": "left", "name": ...}
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from typing import Any
+
+import click
+import trio
+
+from steinadler.cli.options import LABEL, NODE_NAME, Where, as_json, joining
+from steinadler.cli.output import print_json
+from steinadler.cli.running import Failed, run
+from steinadler.config import Config, EntitySettings
+from steinadler.node import open_node
+
+_DEFAULTS = EntitySettings()
+_PORT = click.IntRange(0, 65535)
+_SECONDS = click.FloatRange(0.001, 86400)
+
+
+@click.command()
+@click.option("--name", type=NODE_NAME, help="The node's name.  [default: HOSTNAME-PORT]")
+@click.option(
+    "--app-port",
+    type=click.IntRange(1, 65535),
+    envvar="APP_PORT",
+    help="Where the program listens.  Without, the sidecar only makes calls.  [env: APP_PORT]",
+)
+@click.option("--app-host", default="127.0.0.1", show_default=True, help="The program's host.")
+@click.option("--app-socket", metavar="PATH", help="The program's Unix socket, for a port.")
+@click.option(
+    "--http-port",
+    type=_PORT,
+    envvar="DAPR_HTTP_PORT",
+    default=3500,
+    help="Where the API listens; 0 is any free port.  [default: 3500; env: DAPR_HTTP_PORT]",
+)
+@click.option(
+    "--http-host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The API's interface.  Beyond loopback, set DAPR_API_TOKEN.",
+)
+@click.option("--http-socket", metavar="PATH", help="The API's Unix socket, for a port.")
+@click.option(
+    "--store",
+    metavar="URL",
+    help="sqlite:///PATH or postgresql://...  [default: entities.sqlite3 in the cluster's folder]",
+)
+@click.option(
+    "--max-body",
+    "max_body_bytes",
+    type=click.IntRange(1),
+    default=4 * 1024 * 1024,
+    metavar="BYTES",
+    help="The largest body of a request or an answer.  [default: 4 MiB]",
+)
+@click.option(
+    "--call-timeout",
+    "call_timeout_s",
+    type=_SECONDS,
+    default=60.0,
+    metavar="SECONDS",
+    help="How long callers wait that send no Steinadler-Timeout-Ms.  [default: 60]",
+)
+@click.option(
+    "--turn-timeout",
+    "turn_timeout_s",
+    type=_SECONDS,
+    default=_DEFAULTS.turn_timeout_s,
+    metavar="SECONDS",
+    help="How long the program may take for a turn.  [default: 60]",
+)
+@click.option(
+    "--drain-timeout",
+    "drain_s",
+    type=_SECONDS,
+    default=_DEFAULTS.drain_s,
+    metavar="SECONDS",
+    help="How long turns may take to end when the sidecar leaves.  [default: 10]",
+)
+@click.option("--host", help="The interface for other nodes.  [default: all]")
+@click.option("--port", type=_PORT, default=0, help="The port for other nodes; 0 is any.")
+@click.option("--label", "labels", type=LABEL, multiple=True, metavar="KEY=VALUE", help="As node.")
+@joining
+@as_json
+def sidecar(
+    name: str | None,
+    app_port: int | None,
+    app_host: str,
+    app_socket: str | None,
+    http_port: int,
+    http_host: str,
+    http_socket: str | None,
+    store: str | None,
+    max_body_bytes: int,
+    call_timeout_s: float,
+    turn_timeout_s: float,
+    drain_s: float,
+    host: str | None,
+    port: int,
+    labels: tuple[tuple[str, str], ...],
+    seeds: tuple[Any, ...],
+    mdns: bool,
+    cluster: str | None,
+    as_json: bool,
+) -> None:
+    """Run a sidecar until SIGINT (Ctrl-C) or SIGTERM, then drain and leave cleanly.
+
+    Entities of the program at --app-port can be called from every node, and it can call theirs, by
+    the Dapr actors HTTP API.  The environment variable DAPR_API_TOKEN is what callers must show,
+    APP_API_TOKEN what the program is shown.  A second signal ends it at once.
+    """
+    try:
+        from steinadler.sidecar import SidecarSettings, open_sidecar
+    except ImportError as error:
+        raise Failed(f"{error}; the sidecar needs: pip install 'steinadler[sidecar]'") from None
+    where = Where(cluster, seeds, mdns)
+    chosen = name or _default_name(app_port or http_port)
+    leave = trio.Event()
+
+    async def live() -> None:
+        settings = SidecarSettings(
+            http_host=http_host,
+            http_port=http_port,
+            http_socket=http_socket,
+            app_host=app_host,
+            app_port=None if app_socket is not None else app_port,
+            app_socket=app_socket,
+            api_token=os.environ.get("DAPR_API_TOKEN") or None,
+            app_token=os.environ.get("APP_API_TOKEN") or None,
+            max_body_bytes=max_body_bytes,
+            call_timeout_s=call_timeout_s,
+        )
+        async with (
+            open_node(
+                chosen,
+                host=host,
+                port=port,
+                seeds=where.seeds,
+                mdns=where.mdns,
+                labels=dict(labels),
+                cluster=where.cluster,
+                store=store,
+                config=Config(
+                    entities=EntitySettings(turn_timeout_s=turn_timeout_s, drain_s=drain_s)
+                ),
+            ) as node,
+            open_sidecar(node, settings) as opened,
+        ):
+            ready = {
+                "event": "ready",
+                "name": chosen,
+                "http": list(opened.addresses),
+                "addresses": [str(address) for address in node.addresses],
+            }
+            _tell(ready, as_json)
+            await leave.wait()
+            _tell({"event": "draining", "name": chosen}, as_json)
+            await opened.drain()
+
+    run(live, on_signal=leave.set)
+    _tell({"event": "left", "name": chosen}, as_json)
+
+
+def _default_name(port: int) -> str:
+    """The same at every start, because what a node owns goes by its name."""
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:50].strip("-.") or "sidecar"
+    return f"{host}-{port}"
+
+
+def _tell(event: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(event)
+        return
+    name = event["name"]
+    match event["event"]:
+        case "ready":
+            click.echo(f"{name} is ready, and serves HTTP at {', '.join(event['http'])}")
+        case "draining":
+            click.echo(f"{name} gives up its entities")
+        case _:
+            click.echo(f"{name} left")
