@@ -10,6 +10,7 @@ protocol of its own: credit, size limits, errors and cancellation are those of e
                  `processes(count)` tell, by name of the field, and the node's clock
     $spawn       ("spawn", export, args, name) -> ProcessId
                  ("run", export, args) -> what the function returns; giving up the call ends it
+    $entities    entity calls of other nodes: see `steinadler.entity.service`
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import outcome
 import trio
 
+from steinadler.entity import service
 from steinadler.errors import ConfigError, SteinadlerError
 from steinadler.identity import Address
 from steinadler.process import Call, Exports, Process
@@ -46,6 +48,7 @@ def start_all(node: Node, max_processes: int) -> None:
         ("$statistics", _statistics),
     ):
         node.spawn_builtin(function, node, name=name)
+    node.spawn_builtin(service.serve, node.entities, name=service.SERVICE)
     node.spawn_builtin(_spawner, node, node.exports, max_processes, name="$spawn")
 
 

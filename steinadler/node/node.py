@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from enum import Enum
@@ -19,10 +20,14 @@ import trio
 
 from steinadler.config import Config
 from steinadler.discovery import Candidate, Source
+from steinadler.entity.python import Entity, PythonBehaviour
+from steinadler.entity.router import Entities, EntityRef
+from steinadler.entity.store import Store
 from steinadler.errors import ConfigError, NoSuchProcess, SteinadlerError
 from steinadler.identity import (
     Address,
     Destination,
+    EntityKey,
     NodeId,
     ProcessId,
     ProcessName,
@@ -39,7 +44,7 @@ from steinadler.process import DEFAULT_EXPORTS, Exports, Process, ProcessStatist
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.table import Processes, WhenDone
 from steinadler.transport.link import Link
-from steinadler.transport.network import Network
+from steinadler.transport.network import Network, Role
 from steinadler.wire.channels import ToName
 from steinadler.wire.codec import DEFAULT_MESSAGE_TYPES, Codec, MessageTypes
 from steinadler.wire.session import Arrived
@@ -76,14 +81,18 @@ class Node:
         rng: random.Random,
         exports: Exports = DEFAULT_EXPORTS,
         message_types: MessageTypes = DEFAULT_MESSAGE_TYPES,
+        store: Store | None = None,
+        store_is_ours: bool = False,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.id = id_
         self.exports = exports
         self.addresses: tuple[Address, ...] = ()
-        self._labels = tuple(sorted(labels.items()))
         self._config = config
         self._hub = EventHub()
-        self._peering = Peering(network, id_, self._labels, config, rng, self)
+        for label in labels:
+            _check_label(label)
+        self._peering = Peering(network, id_, tuple(sorted(labels.items())), config, rng, self)
         self._processes = Processes(id_, config.mailbox_bytes)
         codec = Codec(message_types, config.wire.max_message_bytes)
         self._router = Router(
@@ -92,6 +101,15 @@ class Node:
         self.open_item = self._router.open_item  # no step more than needed, for every message
         self._watching = Watching(id_, self._processes, self._router)
         self._gauges = Gauges(self._processes, self._peering, self._router, self._watching)
+        self.entities = Entities(
+            self,
+            codec,
+            config.entities,
+            rng,
+            store if network.identity.role is Role.NODE else None,
+            ours=store_is_ours,
+            clock=wall_clock,
+        )
 
     def __repr__(self) -> str:
         return f"<Node {self.id.name}>"
@@ -104,8 +122,17 @@ class Node:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """This node's labels."""
-        return dict(self._labels)
+        """This node's labels now; those that begin with "$" are the library's own."""
+        return dict(self._peering.labels)
+
+    def set_label(self, name: str, value: str | None) -> None:
+        """Change a label of this node, or with None take it away; the other members hear of it.
+
+        Raises `ConfigError` for a name that begins with "$", and for more or longer labels than
+        others would accept; `NodeClosed`.
+        """
+        _check_label(name)
+        self.set_own_label(name, value)
 
     def members(self, **labels: str) -> tuple[Member, ...]:
         """The members now, this node included, sorted by name; only those with these labels."""
@@ -297,6 +324,23 @@ class Node:
         """
         return self._watching.monitor(destination)
 
+    # -- entities -----------------------------------------------------------------------------
+
+    def entity(self, type_: str, id_: str) -> EntityRef:
+        """An entity to call, wherever it is: `await node.entity("Cart", "42").call("add", item)`.
+
+        Asks nobody.  Raises `ConfigError` for what is no type or no id.
+        """
+        return EntityRef(EntityKey(type_, id_), self.entities)
+
+    def host(self, cls: type[Entity]) -> None:
+        """Host the entities of a class from now on: this node owns its share of them.
+
+        Raises what `Entities.host` raises, and `ConfigError` for a class that is no entity.
+        """
+        behaviour = PythonBehaviour(cls, self.entities)
+        self.entities.host(behaviour.type, behaviour)
+
     # -- figures ------------------------------------------------------------------------------
 
     def statistics(self) -> NodeStatistics:
@@ -348,6 +392,23 @@ class Node:
         self._router.process_ended(process, reason)
         self._watching.process_ended(process, reason)
 
+    # -- what entities ask (`steinadler.entity.router.Cluster`) --------------------------------
+
+    def record(self, name: str) -> Member | None:
+        return self._peering.record(name)
+
+    def set_own_label(self, name: str, value: str | None) -> None:
+        self._peering.require_open()
+        labels = dict(self._peering.labels)
+        if value is None:
+            labels.pop(name, None)
+        else:
+            labels[name] = value
+        self._peering.relabel(tuple(sorted(labels.items())))
+
+    async def wait_for_change(self) -> None:
+        await self._peering.wait_for_change()
+
     # -- what built-in processes ask -----------------------------------------------------------
 
     def spawn_builtin(self, function: ProcessFunction, *args: Any, name: str) -> None:
@@ -368,13 +429,15 @@ class Node:
     # -- what peering tells --------------------------------------------------------------------
 
     def node_up(self, member: Member) -> None:
+        self.entities.members_changed()
         self._hub.publish(NodeUp(member))
 
     def node_down(self, member: Member, reason: str) -> None:
+        self.entities.members_changed()
         self._hub.publish(NodeDown(member, reason))
 
     def node_updated(self, member: Member) -> None:
-        pass
+        self.entities.members_changed()
 
     def peer_lost(self, link: Link, reason: str) -> None:
         self._gauges.peer_lost(link)
@@ -392,8 +455,9 @@ class Node:
     ) -> AsyncIterator[Node]:
         """Open the node for the length of the block; `sources` are made once it listens.
 
-        Closing runs the other way: processes are ended and given `shutdown_grace_s`, what is
-        queued goes out, the others are told goodbye, and only then do connections close.
+        Closing runs the other way: entities are handed over, processes are ended and given
+        `shutdown_grace_s`, what is queued goes out, the others are told goodbye, and only then do
+        connections close.
         """
         shelter = trio.CancelScope(shield=True)
         async with trio.open_nursery() as outer:
@@ -404,6 +468,7 @@ class Node:
                 nursery = await receive.receive()
                 # Before the port opens: whoever connects may call them at once.
                 await nursery.start(self._run_processes)
+                await nursery.start(self._run_entities)
                 builtin.start_all(self, self._config.max_processes)
                 self.addresses = await nursery.start(self._peering.run, host, port)
                 for source in sources(self):
@@ -425,7 +490,11 @@ class Node:
             task_status.started()
             await trio.sleep_forever()
 
+    async def _run_entities(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await self.entities.run(task_status=task_status)
+
     async def _close(self) -> None:
+        await self.entities.aclose()
         with trio.move_on_after(self._config.shutdown_grace_s) as scope:
             await self._processes.shut_down()
         if scope.cancelled_caught:
@@ -435,6 +504,11 @@ class Node:
         self._peering.close()
         self._router.close()
         self._hub.close()
+
+
+def _check_label(name: str) -> None:
+    if name.startswith("$"):
+        raise ConfigError(f"the label {name!r} is the library's own: begin it with something else")
 
 
 async def _sheltered(shelter: trio.CancelScope, send: trio.MemorySendChannel[trio.Nursery]) -> None:

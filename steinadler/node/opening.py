@@ -14,6 +14,8 @@ import trio
 from steinadler.config import Config
 from steinadler.discovery import Advertisement, Mdns, RuntimeFolder, Seeds, Source
 from steinadler.discovery.source import Found
+from steinadler.entity.store import Store
+from steinadler.entity.stores import open_store
 from steinadler.errors import ConfigError
 from steinadler.identity import Address, NodeId, check_node_name, parse_address
 from steinadler.node.node import Node
@@ -41,6 +43,7 @@ async def open_node(
     cluster: str | None = None,
     home: Path | None = None,
     observer: bool = False,
+    store: str | Store | None = None,
     config: Config | None = None,
 ) -> AsyncIterator[Node]:
     """Open a node of a cluster for the length of the block: `async with open_node("alice")`.
@@ -53,10 +56,14 @@ async def open_node(
     `cluster`: one of those in `home`; by default "default", which the first node makes.
     `home`: where credentials are; by default `$STEINADLER_HOME`, else the user's configuration
     folder.  `observer` True: do not listen and do not count as a member; call and leave.
+    `store`: where the entities hosted here are kept, as a URL ("sqlite:///path",
+    "postgresql://..."); by default the file `entities.sqlite3` in the cluster's folder of `home`.
+    It is opened when the first type is hosted.  Or a `Store` that is open, and stays the caller's.
 
     The node is usable at once; `wait_for_member` waits for others.  Leaving the block, by
-    whatever way, ends its processes, says goodbye and closes; cancellation does not cut that
-    short, but it is bounded (`Config.shutdown_grace_s` and about two seconds).
+    whatever way, hands entities over, ends processes, says goodbye and closes; cancellation does
+    not cut that short, but it is bounded (twice `EntitySettings.drain_s`,
+    `Config.shutdown_grace_s`, and about three seconds).
 
     Raises `ConfigError` (an argument, the port), `SecurityError` (the credentials), and, in the
     middle of the block, `NameConflict` when the cluster has another living node of this name.
@@ -72,13 +79,19 @@ async def open_node(
     rng = random.Random()
     addresses = [seed if isinstance(seed, Address) else parse_address(seed) for seed in seeds]
     role = Role.OBSERVER if observer else Role.NODE
-    place, credentials, folder = await trio.to_thread.run_sync(_prepare, home, cluster, role, name)
+    # A URL that names no store fails here, and not when the first type is hosted.
+    kept = open_store(store) if isinstance(store, str) else store
+    place, credentials, folder, default_store = await trio.to_thread.run_sync(
+        _prepare, home, cluster, role, name
+    )
     node = Node(
         TcpNetwork(credentials, config.dial, config.wire),
         NodeId(name, time.time_ns() // 1000),
         labels=labels or {},
         config=config,
         rng=rng,
+        store=open_store(default_store) if kept is None else kept,
+        store_is_ours=not isinstance(store, Store),
     )
     runtime = RuntimeFolder(folder, fingerprint=place.fingerprint)
 
@@ -112,14 +125,17 @@ async def open_node(
 
 def _prepare(
     home: Path | None, cluster: str | None, role: Role, name: str
-) -> tuple[Cluster, Credentials, Path]:
+) -> tuple[Cluster, Credentials, Path, str]:
     """What needs the disk, and time: credentials."""
     opened = open_home(home)
     if cluster is None and role is Role.NODE:
         place = opened.default_cluster()
     else:  # nobody could be found in a cluster that an observer makes
         place = opened.cluster(cluster or DEFAULT_CLUSTER)
-    return place, opened.credentials(place, role, name), opened.runtime_folder(place)
+    file = opened.cluster_folder(place).absolute() / "entities.sqlite3"
+    default_store = "sqlite:" + file.as_uri().removeprefix("file:")
+    credentials = opened.credentials(place, role, name)
+    return place, credentials, opened.runtime_folder(place), default_store
 
 
 def _advertise(node: Node, place: Cluster, observer: bool) -> Advertisement | None:

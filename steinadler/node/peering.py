@@ -57,7 +57,7 @@ from steinadler.membership.messages import Gossip
 from steinadler.transport.connections import Connections
 from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import Network, Role
-from steinadler.wire.handshake import Hello, Reject, RejectReason
+from steinadler.wire.handshake import Hello, Reject, RejectReason, decode_labels
 from steinadler.wire.session import Arrived, Event, GoodbyeReceived, Gossiped, Granted
 
 logger = logging.getLogger("steinadler.node")
@@ -156,8 +156,12 @@ class Peering:
     def relabel(self, labels: tuple[tuple[str, str], ...]) -> None:
         """Change this node's labels, and tell everybody.
 
-        Raises `ConfigError`, and changes nothing, for labels that do not fit a record.
+        Raises `ConfigError`, and changes nothing, for labels that no peer would accept.
         """
+        try:
+            decode_labels(dict(labels))
+        except RemoteProtocolError as error:
+            raise ConfigError(f"no peer would accept these labels: {error}") from error
         self._handle(Relabel(labels))
 
     def round_trip(self, node: NodeId) -> RoundTrip | None:
@@ -165,7 +169,10 @@ class Peering:
         return self._engine.round_trip(node)
 
     async def wait_for_change(self) -> None:
-        """Wait until some member comes, goes or changes its labels.  Raises `NodeClosed` when this node goes."""
+        """Wait until some member comes, goes or changes its labels.
+
+        Raises `NodeClosed` when this node goes.
+        """
         self.require_open()
         await self._changed.wait()
         self.require_open()

@@ -135,6 +135,10 @@ class Home:
         identity = PeerIdentity(cluster.id, role, check_node_name(name))
         return Credentials(self._authority(cluster), identity, clock=self._clock)
 
+    def cluster_folder(self, cluster: Cluster) -> Path:
+        """The folder that holds what is kept of `cluster`, its key included."""
+        return self._folder(cluster.name)
+
     def runtime_folder(self, cluster: Cluster) -> Path:
         """The folder, made if need be, where running nodes of `cluster` leave their addresses."""
         folder = self.path / "run" / cluster.id

@@ -1,0 +1,83 @@
+"""How a turn was answered: two plain values, the same for a caller here and one on another node.
+
+    ANSWERED  what the turn returned, encoded
+    FAILED    a `RemoteError`: the type's name and the text
+    ENTITY    an `EntityError`: its kind and the text
+    MOVED     nothing ran here; the name of the node that is believed to be the owner, or ""
+
+Only MOVED lets the caller's node try again: it says that nothing ran (E3).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from steinadler import errors
+from steinadler.errors import EntityError, RemoteError, RemoteProtocolError, SteinadlerError
+from steinadler.process.process import describe
+from steinadler.wire import plain
+from steinadler.wire.codec import Codec
+
+ANSWERED, FAILED, ENTITY, MOVED = range(4)
+Answer: TypeAlias = tuple[int, bytes]
+
+_MAX_NAME, _MAX_TEXT = 256, 8192
+_KINDS = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, EntityError)
+}
+
+
+def moved(owner: str | None) -> Answer:
+    """Nothing ran: ask `owner`."""
+    return MOVED, (owner or "").encode()
+
+
+def of_value(value: Any, codec: Codec) -> Answer:
+    """What a turn returned; that it cannot travel is its caller's error."""
+    try:
+        return ANSWERED, codec.encode(value)
+    except SteinadlerError as error:
+        return of_error(error)
+
+
+def of_error(error: BaseException) -> Answer:
+    """What a turn raised.  An `EntityError` of a class of the user's is its nearest known kind."""
+    if isinstance(error, EntityError):
+        kind = next(c.__name__ for c in type(error).__mro__ if c.__name__ in _KINDS)
+        return ENTITY, _pair(kind, str(error))
+    if isinstance(error, RemoteError):
+        return FAILED, _pair(error.type_name, error.text)
+    name, _, text = describe(error).partition(": ")
+    return FAILED, _pair(name, text)
+
+
+def _pair(name: str, text: str) -> bytes:
+    return plain.dumps([plain.clipped(name, _MAX_NAME), plain.clipped(text, _MAX_TEXT)])
+
+
+def read(answer: Answer, codec: Codec) -> Any:
+    """The value, or raise the error.  Not for `MOVED`."""
+    error = error_in(answer)
+    if error is not None:
+        raise error
+    try:
+        return codec.decode(answer[1])
+    except RemoteProtocolError as failure:
+        raise RemoteError("RemoteProtocolError", f"the answer: {failure}") from failure
+
+
+def error_in(answer: Answer) -> SteinadlerError | None:
+    """The error that a turn was answered with."""
+    status, body = answer
+    if status not in (FAILED, ENTITY):
+        return None
+    try:
+        name, text = plain.array(plain.loads(body), 2)[:2]
+        name, text = plain.text(name, _MAX_NAME), plain.text(text, _MAX_TEXT)
+    except RemoteProtocolError as error:
+        return RemoteError("RemoteProtocolError", f"the error's answer: {error}")
+    if status == ENTITY:
+        return _KINDS.get(name, EntityError)(text)
+    return RemoteError(name, text)

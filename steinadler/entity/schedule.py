@@ -1,0 +1,274 @@
+"""Timers, which live with an activation, and reminders, which are in the store.
+
+One task and one heap serve all of them.  A timer is due by Trio's clock, a reminder by the wall
+clock.  Every node that hosts a type asks the store for its reminders that are due soon, and only
+the owner acts on one: ownership moves without anybody handing reminders over.
+
+**A reminder's occurrence is taken before its turn runs**: the reminder is advanced to its next
+occurrence (or deleted, after the last) under the activation's epoch, and only then the turn runs.
+So no occurrence is run twice (E3), whoever believes to be the owner.  The price: when the node
+dies between the two, that occurrence is lost, and with it a reminder that was due once.  Taking
+it afterwards was refused: a turn that ran, and whose node died before it said so, would run again.
+
+Occurrences that were missed, because nobody hosted the type or the entity was busy, are run once,
+not once each, and the next keeps to the grid: all of them count as repeats.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import trio
+
+from steinadler.entity import answers
+from steinadler.entity.active import Entity, Work
+from steinadler.entity.answers import Answer
+from steinadler.entity.behaviour import Kind, Timer, Turn
+from steinadler.entity.host import Host
+from steinadler.entity.store import DeleteReminder, Reminder, SetReminder
+from steinadler.entity.turns import State
+from steinadler.errors import EntityError, StoreUnavailable
+from steinadler.identity import EntityKey
+
+logger = logging.getLogger("steinadler.entity")
+
+# What is due within so many polls is kept in memory; and so much of it at most.
+LOOK_AHEAD_POLLS = 2
+MAX_DUE = 1000
+
+
+def after(due_at: float, period_s: float, repeats: int | None, now: float) -> tuple[float, int]:
+    """The first occurrence after `now`, and how many repeats were used up to get there."""
+    steps = max(1, math.floor((now - due_at) / period_s) + 1)
+    if repeats is not None:
+        steps = min(steps, repeats + 1)  # one more than there are: it is over
+    return due_at + steps * period_s, steps
+
+
+def advanced(reminder: Reminder, now: float) -> Reminder | None:
+    """What is left of a reminder once its occurrence was taken at `now`; None when nothing is."""
+    if reminder.period_s is None:
+        return None
+    due_at, steps = after(reminder.due_at, reminder.period_s, reminder.repeats, now)
+    repeats = None if reminder.repeats is None else reminder.repeats - steps
+    if repeats is not None and repeats < 0:
+        return None
+    if reminder.expires_at is not None and due_at >= reminder.expires_at:
+        return None
+    return replace(reminder, due_at=due_at, repeats=repeats)
+
+
+class RunningTimer:
+    """A timer of an activation.  It is stopped by taking it out of the entity's table."""
+
+    __slots__ = ("argument", "due_at", "ends_at", "entity", "epoch", "repeats", "timer")
+
+    def __init__(self, entity: Entity, timer: Timer, argument: bytes, now: float) -> None:
+        self.entity = entity
+        self.timer = timer
+        self.argument = argument
+        self.epoch = entity.epoch
+        self.due_at = now + timer.due_s
+        self.repeats = timer.repeats
+        self.ends_at = math.inf if timer.ttl_s is None else now + timer.ttl_s
+
+    @property
+    def stands(self) -> bool:
+        """Whether it was not stopped or replaced, and its activation goes on."""
+        entity = self.entity
+        timers = entity.timers
+        return (
+            timers is not None
+            and timers.get(self.timer.name) is self
+            and entity.epoch == self.epoch
+            and entity.turns.state in (State.ACTIVATING, State.IDLE, State.RUNNING)
+        )
+
+
+class _TimerTurn(Work):
+    """A turn that a timer asks for; when it has been run, `done` is called."""
+
+    __slots__ = ("_done", "_running")
+
+    def __init__(self, running: RunningTimer, done: Callable[[RunningTimer], None]) -> None:
+        super().__init__(Kind.TIMER, running.timer.method, running.argument)
+        self._running = running
+        self._done = done
+
+    async def run(self, entity: Entity) -> Any:
+        # It may have been stopped while this waited.
+        return await super().run(entity) if self._running.stands else None
+
+    def answer(self, answer: Answer) -> None:
+        _log_failure(f"timer {self._running.timer.name!r}", self._running.entity.key, answer)
+        self._done(self._running)
+
+
+class _ReminderTurn(Work):
+    """A turn that a reminder asks for, and the taking of the occurrence before it."""
+
+    __slots__ = ("_done", "_key", "_reminder")
+
+    def __init__(
+        self, key: EntityKey, reminder: Reminder, done: Callable[[EntityKey, Reminder], None]
+    ) -> None:
+        super().__init__(Kind.REMINDER, reminder.name, reminder.data)
+        self._key = key
+        self._reminder = reminder
+        self._done = done
+
+    async def run(self, entity: Entity) -> Any:
+        if await entity.exclusively(lambda: self._take(entity)):
+            turn = Turn(Kind.REMINDER, self.method, self.argument, math.inf)
+            await entity.behaviour.run(entity, turn)
+
+    async def _take(self, entity: Entity) -> bool:
+        """Take the occurrence; False when the reminder was changed, or its time is over."""
+        reminder = self._reminder
+        if await entity.get_reminder(reminder.name) != reminder:
+            return False
+        now = entity.now()
+        rest = advanced(reminder, now)
+        change = DeleteReminder(reminder.name) if rest is None else SetReminder(rest)
+        await entity.commit([change])
+        if rest is not None:
+            entity.host.on_reminder(entity.key, rest)
+        return reminder.expires_at is None or now < reminder.expires_at
+
+    def answer(self, answer: Answer) -> None:
+        _log_failure(f"reminder {self._reminder.name!r}", self._key, answer)
+        self._done(self._key, self._reminder)
+
+
+def _log_failure(what: str, key: EntityKey, answer: Answer) -> None:
+    error = answers.error_in(answer)
+    if error is not None:
+        logger.warning("the %s of %s: its turn failed: %s", what, key, error)
+
+
+class Schedule:
+    """Submits turns to a host when they are due.
+
+    `owns` says whether this node is the owner of an entity, as far as it knows.
+    """
+
+    def __init__(self, host: Host, owns: Callable[[EntityKey], bool], poll_s: float) -> None:
+        self._host = host
+        self._owns = owns
+        self._poll_s = poll_s
+        self._numbers = itertools.count()
+        # (Trio's time, a number to tell equals apart, what is due then).
+        self._heap: list[tuple[float, int, RunningTimer | tuple[EntityKey, Reminder]]] = []
+        # Reminders in the heap, or whose turn waits or runs: the store tells of them again.
+        self._taken: dict[tuple[EntityKey, str], Reminder] = {}
+        self._sooner = trio.Event()
+        host.on_timer = self._timer_started
+        host.on_reminder = self._reminder_set
+
+    async def run(self) -> None:
+        """Run what is due, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._poll)
+            while True:
+                self._sooner = trio.Event()
+                with trio.move_on_at(self._heap[0][0] if self._heap else math.inf):
+                    await self._sooner.wait()
+                now = trio.current_time()
+                while self._heap and self._heap[0][0] <= now:
+                    due = heapq.heappop(self._heap)[2]
+                    if isinstance(due, RunningTimer):
+                        self._fire_timer(due)
+                    else:
+                        self._fire_reminder(*due)
+
+    def _push(self, at: float, due: RunningTimer | tuple[EntityKey, Reminder]) -> None:
+        heapq.heappush(self._heap, (at, next(self._numbers), due))
+        if self._heap[0][0] == at:
+            self._sooner.set()
+
+    # -- timers -------------------------------------------------------------------------------
+
+    def _timer_started(self, entity: Entity, timer: Timer) -> None:
+        argument = self._host.codec.encode(timer.argument)
+        running = RunningTimer(entity, timer, argument, trio.current_time())
+        if entity.timers is None:
+            entity.timers = {}
+        entity.timers[timer.name] = running
+        self._push(running.due_at, running)
+
+    def _fire_timer(self, running: RunningTimer) -> None:
+        if not running.stands:
+            return
+        if running.due_at >= running.ends_at:
+            self._end_timer(running)
+        else:
+            self._host.submit(running.entity.key, _TimerTurn(running, self._timer_ran))
+
+    def _timer_ran(self, running: RunningTimer) -> None:
+        """Its next turn is due only once this one has ended: a slow one must not pile up."""
+        if not running.stands:
+            return
+        timer = running.timer
+        if timer.period_s is None:
+            self._end_timer(running)
+            return
+        now = trio.current_time()
+        # A period of nothing means as soon as this has ended.
+        period_s = max(timer.period_s, 1e-3)
+        running.due_at, steps = after(running.due_at, period_s, running.repeats, now)
+        if running.repeats is not None:
+            running.repeats -= steps
+        if (running.repeats is not None and running.repeats < 0) or (
+            running.due_at >= running.ends_at
+        ):
+            self._end_timer(running)
+        else:
+            self._push(running.due_at, running)
+
+    def _end_timer(self, running: RunningTimer) -> None:
+        running.entity.stop_timer(running.timer.name)
+
+    # -- reminders ----------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        while True:
+            types = self._host.types()
+            if types:
+                horizon = self._host.clock() + LOOK_AHEAD_POLLS * self._poll_s
+                try:
+                    store = await self._host.keeper.ready()
+                    for key, reminder in await store.due(types, horizon, MAX_DUE):
+                        self._reminder_set(key, reminder)
+                except StoreUnavailable as error:
+                    logger.debug("the store cannot be asked for reminders: %s", error)
+                except EntityError as error:
+                    logger.warning("the store cannot be asked for reminders: %s", error)
+            await trio.sleep(self._poll_s)
+
+    def _reminder_set(self, key: EntityKey, reminder: Reminder) -> None:
+        """There is this reminder; the poll finds it too, if it is not due soon."""
+        taken = (key, reminder.name)
+        wait_s = reminder.due_at - self._host.clock()
+        if wait_s > LOOK_AHEAD_POLLS * self._poll_s or self._taken.get(taken) == reminder:
+            return
+        if self._owns(key):
+            self._taken[taken] = reminder
+            self._push(trio.current_time() + max(wait_s, 0.0), (key, reminder))
+
+    def _fire_reminder(self, key: EntityKey, reminder: Reminder) -> None:
+        if self._taken.get((key, reminder.name)) != reminder:
+            return  # it was set anew, and that is in the heap
+        if self._owns(key) and key.type in self._host.types():
+            self._host.submit(key, _ReminderTurn(key, reminder, self._reminder_ran))
+        else:
+            self._reminder_ran(key, reminder)
+
+    def _reminder_ran(self, key: EntityKey, reminder: Reminder) -> None:
+        if self._taken.get((key, reminder.name)) == reminder:
+            del self._taken[key, reminder.name]
