@@ -32,6 +32,7 @@ from typing import Any, ClassVar, TypeVar, cast, dataclass_transform, overload
 
 from steinadler.entity import requests
 from steinadler.entity.behaviour import Active, Behaviour, Kind, Timer, Turn
+from steinadler.entity.router import Entities, EntityRef
 from steinadler.entity.state import CODEC, StateOf
 from steinadler.entity.store import Reminder
 from steinadler.errors import (
@@ -116,6 +117,7 @@ class Entity:
     _type: ClassVar[str]
     _idle_s: ClassVar[float]
     _active: Active | None = None
+    _entities: Entities | None = None
     # What a reminder's change raised in this turn: that is about this entity, and no other's.
     _failure: EntityError | None = None
 
@@ -143,6 +145,16 @@ class Entity:
         """Which entity this is.  Raises `LocalProtocolError` when no node made the object."""
         return self._here().key
 
+    def entity(self, type: str, id: str) -> EntityRef:
+        """Another entity, to call.  See `Node.entity`.
+
+        One that calls this one back waits for this turn, and so does this turn: until the time is
+        up.  Raises `ConfigError` for what is no key, `LocalProtocolError` as `key` does.
+        """
+        if self._entities is None:
+            raise LocalProtocolError("this object is not an active entity: no node made it")
+        return EntityRef(EntityKey(type, id), self._entities)
+
     def start_timer(
         self,
         name: str,
@@ -161,8 +173,7 @@ class Entity:
         Raises `ConfigError` for what is no command of this class or no time, `NotEncodable`.
         """
         _check_times(after_s, every_s, repeats)
-        own_copy = CODEC.decode(CODEC.encode(args))
-        timer = Timer(name, after_s, self._name_of(command), own_copy, every_s, repeats)
+        timer = Timer(name, after_s, self._name_of(command), args, every_s, repeats)
         self._here().start_timer(timer)
 
     def stop_timer(self, name: str) -> None:
@@ -228,12 +239,12 @@ def _check_times(after_s: float, every_s: float | None, repeats: int | None) -> 
 
 
 class PythonBehaviour(Behaviour):
-    """Runs the turns of one entity class.
+    """Runs the turns of one entity class, on a node whose `entities` its objects may call.
 
     Raises `ConfigError` when the class has no commands, or a state that cannot be stored.
     """
 
-    def __init__(self, cls: type[Entity]) -> None:
+    def __init__(self, cls: type[Entity], entities: Entities | None = None) -> None:
         if not (isinstance(cls, type) and issubclass(cls, Entity)):
             raise ConfigError(f"{cls!r} is not a subclass of steinadler.Entity")
         if not cls._commands:
@@ -242,6 +253,7 @@ class PythonBehaviour(Behaviour):
             )
         self.type = cls._type
         self.idle_s = cls._idle_s
+        self._entities = entities
         self._commands = cls._commands
         self._state = cls._state
         self._defaults = cls._state.check()
@@ -299,6 +311,7 @@ class PythonBehaviour(Behaviour):
         except ConfigError as error:
             raise ConfigError(f"{entity.key}: {error}") from error
         loaded._active = entity
+        loaded._entities = self._entities
         entity.memory = loaded
         return loaded
 

@@ -380,7 +380,7 @@ async def test_state_that_cannot_be_read_says_so_and_stays(data: bytes) -> None:
 # -- timers and reminders --------------------------------------------------------------------
 
 
-async def test_a_timer_runs_a_command_with_its_own_copy_of_the_arguments(cart: FakeActive) -> None:
+async def test_a_timer_runs_a_command(cart: FakeActive) -> None:
     await turn(cart, "empty_later", 1.5)
     assert cart.timers["empty"] == Timer("empty", 1.5, "remove_all", ("timer",), 5, 2)
     await turn(cart, "add", "nut")
@@ -701,6 +701,8 @@ async def test_an_object_made_by_hand_can_be_tested_without_a_node() -> None:
         assert cart.key
     with pytest.raises(LocalProtocolError):
         cart.start_timer("t", cart.pay, after_s=1)
+    with pytest.raises(LocalProtocolError):
+        cart.entity("Cart", "43")
 
 
 async def test_an_entity_knows_its_key(cart: FakeActive) -> None:
