@@ -201,9 +201,10 @@ class SqliteDatabase(Database):
 
     def _version(self, connection: sqlite3.Connection) -> int:
         """The version of the schema; raises `ConfigError` when it is none of ours."""
-        ((application,),) = connection.execute("PRAGMA application_id")
-        ((version,),) = connection.execute("PRAGMA user_version")
-        ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master")
+        # Another process that opens the file for the first time locks even readers out.
+        ((application,),) = _patiently(connection, "PRAGMA application_id")
+        ((version,),) = _patiently(connection, "PRAGMA user_version")
+        ((tables,),) = _patiently(connection, "SELECT count(*) FROM sqlite_master")
         if application != _APPLICATION_ID and (application, version, tables) != (0, 0, 0):
             raise ConfigError(f"{self._path} is a database of another program; name another file")
         if version > len(_MIGRATIONS):
@@ -254,7 +255,7 @@ class _Connection:
                 cached_statements=256,
             )
             self._file = file
-            self._connection.execute("PRAGMA synchronous = FULL")
+            _patiently(self._connection, "PRAGMA synchronous = FULL")
             # macOS: what fsync leaves in the disk's cache is lost with the power.
             self._connection.execute("PRAGMA fullfsync = ON")
         return self._connection
