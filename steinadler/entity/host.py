@@ -369,6 +369,9 @@ class Host:
             held = await store.look_up(key)
             if held is not None and held.owner is not None:
                 await self._make_way(key, held)
+            if entity.turns.state is State.UNWANTED:
+                # Whoever waited was sent on: a new epoch here would end that of the owner.
+                raise EntityUnavailable(f"{key} is another node's by now; nothing ran")
             owner = (self.node.name, self.node.incarnation)
             entity.begin(await store.activate(key, owner, self.clock()))
             await entity.behaviour.activate(entity)
