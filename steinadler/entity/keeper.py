@@ -27,23 +27,31 @@ class StoreKeeper:
         self._opened = not ours
         self._failure: StoreUnavailable | None = None
         self._tried = trio.Event()
+        self._closing = False
+        self._lock = trio.Lock()  # a store that is being opened is closed only after that
 
     async def run(self) -> None:
         """Open the store, however long it takes.  Raises `ConfigError` when it can never work."""
         while not self._opened:
-            try:
-                with trio.CancelScope(shield=True):  # half open is no state to leave it in
-                    await self._store.open()
-            except StoreUnavailable as error:
-                if self._failure is None:
-                    logger.warning("the entities' store cannot be opened yet: %s", error)
-                self._failure = error
-            else:
-                self._opened = True
-                self._failure = None
+            with trio.CancelScope(shield=True):  # half open is no state to leave it in
+                async with self._lock:
+                    if self._closing:
+                        return
+                    await self._open()
             self._tried.set()
             if not self._opened:
                 await trio.sleep(REOPEN_INTERVAL_S)
+
+    async def _open(self) -> None:
+        try:
+            await self._store.open()
+        except StoreUnavailable as error:
+            if self._failure is None:
+                logger.warning("the entities' store cannot be opened yet: %s", error)
+            self._failure = error
+        else:
+            self._opened = True
+            self._failure = None
 
     async def ready(self) -> Store:
         """The store, once it is open.  Raises `StoreUnavailable`."""
@@ -55,6 +63,8 @@ class StoreKeeper:
 
     async def aclose(self) -> None:
         """Close the store, if it is ours."""
-        if self._ours and self._opened:
-            self._opened = False
-            await self._store.aclose()
+        async with self._lock:
+            self._closing = True
+            if self._ours and self._opened:
+                self._opened = False
+                await self._store.aclose()
