@@ -150,7 +150,7 @@ def settle(group: Sequence[Write], held: Mapping[EntityKey, Held]) -> Settlement
                 verdict = holder.epoch + 1
                 current[write.key] = Held(verdict, write.owner)
                 settlement.holders[write.key] = current[write.key]
-            case Commit() if write.epoch == holder.epoch:
+            case Commit() if write.epoch == holder.epoch > 0:
                 for change in write.changes:
                     match change:
                         case Put() | Delete():
@@ -166,7 +166,7 @@ def settle(group: Sequence[Write], held: Mapping[EntityKey, Held]) -> Settlement
                     f"{write.key}: another node has taken the entity over: "
                     f"epoch {write.epoch} ended, {holder.epoch} is the latest"
                 )
-            case Release() if write.epoch == holder.epoch:
+            case Release() if write.epoch == holder.epoch > 0:
                 current[write.key] = Held(holder.epoch, None)
                 settlement.holders[write.key] = current[write.key]
             case Release():

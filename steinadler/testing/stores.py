@@ -107,7 +107,7 @@ class MemoryStore(Store):
 
         def change() -> None:
             latest = self._epoch(commit.key)
-            if commit.epoch != latest:
+            if not commit.epoch == latest > 0:
                 raise StaleEpoch(
                     f"{commit.key}: another node has taken the entity over: "
                     f"epoch {commit.epoch} ended, {latest} is the latest"
@@ -129,7 +129,7 @@ class MemoryStore(Store):
 
     async def release(self, key: EntityKey, epoch: int) -> None:
         def let_go() -> None:
-            if epoch == self._epoch(key):
+            if epoch == self._epoch(key) > 0:
                 self.contents.held[key] = Held(epoch, None)
 
         await self._ask(str(key), let_go)
