@@ -50,6 +50,7 @@ from steinadler.errors import (
     RemoteProtocolError,
     SecurityError,
     StaleEpoch,
+    StateTooLarge,
     SteinadlerError,
     StoreUnavailable,
 )
@@ -120,6 +121,7 @@ __all__ = [
     "RemoteProtocolError",
     "SecurityError",
     "StaleEpoch",
+    "StateTooLarge",
     "SteinadlerError",
     "StoreUnavailable",
     "WireSettings",
