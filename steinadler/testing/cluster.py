@@ -5,7 +5,12 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from types import TracebackType
 
 import trio
@@ -23,6 +28,7 @@ from steinadler.testing.faults import Fault, Hold, Refuse, Rule
 from steinadler.testing.freezing import Freezer
 from steinadler.testing.lives import Hosts, Life, Plan
 from steinadler.testing.order import seeded_scheduler
+from steinadler.testing.stores import MemoryContents, MemoryStore
 from steinadler.testing.trace import Trace
 
 
@@ -35,6 +41,10 @@ class SimulatedCluster:
     `seed` decides every latency, every fault that is drawn, the nodes' own randomness and the
     order in which Trio runs tasks.  `latency_s` is the least and the most time that a packet
     takes one way; `config` is what nodes get that are started without their own.
+
+    Entities that the nodes host are kept in `contents`, in memory, and outlive every node; each
+    node has its own way there (`store`), and each call takes between `store_latency_s[0]` and
+    `store_latency_s[1]` seconds each way.
 
     The nodes find each other as if by multicast: each is told of every host, when it comes up
     and every few seconds.  Hosts are known by name; a host is called as its node unless `start`
@@ -60,9 +70,13 @@ class SimulatedCluster:
         seed: int = 0,
         *,
         latency_s: tuple[float, float] = (0.0002, 0.001),
+        store_latency_s: tuple[float, float] = (0.0, 0.0),
         config: Config | None = None,
     ) -> None:
         self.seed = seed
+        self.contents = MemoryContents()
+        self._store_latency_s = store_latency_s
+        self._severed = ExitStack()  # the stores of the dead
         self.fabric = Fabric(seed, latency_s=latency_s)
         self._config = config or Config()
         self._lives: dict[str, Life] = {}
@@ -171,10 +185,11 @@ class SimulatedCluster:
         """Kill the node: its connections are reset, its port refuses, nobody hears a goodbye.
 
         Its host goes on answering, as a machine does whose process was killed.  The tasks of the
-        node are cancelled; what they do while they end reaches nobody.
+        node are cancelled; what they do while they end reaches nobody, and no store.
         """
         life = self._life(host)
         self._record("crash", host)
+        self._severed.enter_context(life.store.outage())
         self.fabric.kill(life.host, trio.current_time())
         self._freezer_thaw(life)
         life.scope.cancel()
@@ -212,6 +227,10 @@ class SimulatedCluster:
     def node(self, host: str) -> Node:
         """The latest node of a host, running or not."""
         return _node_of(self._life(host))
+
+    def store(self, host: str) -> MemoryStore:
+        """The way of the latest node of a host to what entities are kept in: it can be cut."""
+        return self._life(host).store
 
     def running(self) -> tuple[Node, ...]:
         """The nodes that are up, paused ones included, in the order they started."""
@@ -403,9 +422,12 @@ class SimulatedCluster:
         host = self.fabric.add_host(plan.host, PeerIdentity(cluster_id, plan.role, plan.name))
         # The later life stands last, as it started last.
         self._lives.pop(plan.host, None)
-        life = self._lives[plan.host] = Life(plan, host, block)
-        self._record("start", plan.host)
         incarnation = self._incarnations[plan.name] = self._incarnations.get(plan.name, 0) + 1
+        store = MemoryStore(
+            self.contents, seed=self.seed + incarnation, latency_s=self._store_latency_s
+        )
+        life = self._lives[plan.host] = Life(plan, host, store, block)
+        self._record("start", plan.host)
         rng = random.Random(f"{self.seed}/{plan.host}/{incarnation}")
         source = self._sources[plan.host] = Hosts(self.fabric, plan.host)
         await self._nursery.start(life.run, self.fabric, source, incarnation, rng)

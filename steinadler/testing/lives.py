@@ -17,9 +17,17 @@ from steinadler.node.opening import alone
 from steinadler.security.peer import Role
 from steinadler.testing.fabric import FIRST_PORT, Fabric, Host
 from steinadler.testing.network import SimulatedNetwork
+from steinadler.testing.stores import MemoryStore
 
 # Who is out there is told again this often, as seeds and mDNS do.
 ANNOUNCE_INTERVAL_S = (2.25, 3.75)
+# What the wall clocks of simulated machines show when the simulation begins.
+EPOCH_S = 1_750_000_000.0
+
+
+def wall_clock() -> float:
+    """The seconds since 1970, in virtual time."""
+    return EPOCH_S + trio.current_time()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +49,12 @@ class Life:
     instead, and whoever owns it finds the error in `failure`.
     """
 
-    def __init__(self, plan: Plan, host: Host, block: trio.CancelScope | None) -> None:
+    def __init__(
+        self, plan: Plan, host: Host, store: MemoryStore, block: trio.CancelScope | None
+    ) -> None:
         self.plan = plan
         self.host = host
+        self.store = store
         self.block = block
         self.failure: BaseException | None = None
         self.scope = trio.CancelScope()
@@ -70,6 +81,9 @@ class Life:
             labels=plan.labels,
             config=plan.config,
             rng=rng,
+            store=self.store,
+            store_is_ours=True,
+            wall_clock=wall_clock,
         )
         try:
             with self.scope:
