@@ -56,9 +56,12 @@ class Work(ABC):
 
     async def run(self, entity: Entity) -> Any:
         """The turn: return its answer or raise its error."""
+        return await entity.behaviour.run(entity, self.turn(entity))
+
+    def turn(self, entity: Entity) -> Turn:
+        """As the behaviour gets it."""
         argument = entity.host.codec.decode(self.argument)
-        turn = Turn(self.kind, self.method, argument, self.deadline)
-        return await entity.behaviour.run(entity, turn)
+        return Turn(self.kind, self.method, argument, self.deadline)
 
     @abstractmethod
     def answer(self, answer: Answer) -> None:

@@ -89,6 +89,8 @@ class Behaviour(ABC):
 
     # Seconds without a turn after which an entity is passivated.
     idle_s: float = 3600.0
+    # Whether `reenters` is to be asked.
+    reentrant: bool = False
 
     @abstractmethod
     async def activate(self, entity: Active) -> None:
@@ -105,7 +107,7 @@ class Behaviour(ABC):
     def reenters(self, entity: Active, turn: Turn) -> bool:
         """Whether a turn may run beside the one that runs, which waits for it (reentrancy).
 
-        Asked when a call finds the entity busy; must not wait.  By default none may.
+        Asked when a call finds the entity in a turn; must not wait.  By default none may.
         """
         return False
 

@@ -56,6 +56,8 @@ MAX_DEACTIVATING = 256
 _LATE = answers.of_error(EntityUnavailable("its turn had not come in time; nothing ran"))
 _TO_DO = (Action.ACTIVATE, Action.RUN, Action.DEACTIVATE, Action.DISCARD)
 _RUN = Action.RUN
+# A turn that waits for another within it must get its answer, wherever the entity is to go.
+_IN_TURN = (State.RUNNING, State.LAST_TURN)
 
 
 @dataclass(slots=True)
@@ -105,6 +107,7 @@ class Host:
         # (when it may have been idle for long enough, a number to tell equals apart, the entity)
         self._idle: list[tuple[float, int, Entity]] = []
         self._numbers = itertools.count()
+        self._nursery: trio.Nursery | None = None
         self._deactivating = 0
         self._gone = trio.lowlevel.ParkingLot()
 
@@ -157,6 +160,11 @@ class Host:
                 return
             entity = self._entities[key] = Entity(key, behaviour, self)
             self._counts[key.type] += 1
+        if entity.behaviour.reentrant and entity.turns.state in _IN_TURN:
+            assert self._nursery is not None
+            if entity.behaviour.reenters(entity, work.turn(entity)):
+                self._nursery.start_soon(self._run_within, entity, work)
+                return
         settings = self._settings
         action = entity.turns.arrive(work, settings.max_waiting_calls, settings.max_waiting_bytes)
         if action is Action.RUN or action is Action.ACTIVATE:
@@ -228,6 +236,7 @@ class Host:
 
     def open(self, nursery: trio.Nursery) -> None:
         """Run turns in this nursery from now on."""
+        self._nursery = nursery
         self._workers.open(nursery)
         self._workers.now = trio.current_time()
         nursery.start_soon(self._sweep)
@@ -334,8 +343,15 @@ class Host:
         work, late = entity.turns.next(trio.current_time())
         for each in late:
             each.answer(_LATE)
-        if work is None:
-            return
+        if work is not None:
+            await self._run_turn(entity, work)
+
+    async def _run_within(self, entity: Entity, work: Work) -> None:
+        """Run a turn in the middle of another, which waits for it."""
+        with trio.move_on_after(self._settings.turn_timeout_s):
+            await self._run_turn(entity, work)
+
+    async def _run_turn(self, entity: Entity, work: Work) -> None:
         self.counters.turns += 1
         try:
             answer = answers.of_value(await work.run(entity), self.codec)
