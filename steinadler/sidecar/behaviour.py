@@ -82,6 +82,8 @@ class Memory:
     # The chain of calls that the running turn belongs to, and how many of its turns run.
     chain: str | None = None
     depth: int = 0
+    # Where the first of these turns waits for the others, when the program did not.
+    within: trio.lowlevel.ParkingLot | None = None
 
 
 class HttpBehaviour(Behaviour):
@@ -107,6 +109,7 @@ class HttpBehaviour(Behaviour):
     def settings(self, settings: TypeSettings) -> None:
         self._settings = settings
         self.idle_s = settings.idle_s
+        self.reentrant = settings.max_depth is not None
 
     async def activate(self, entity: Active) -> None:
         entity.memory = Memory()
@@ -129,7 +132,8 @@ class HttpBehaviour(Behaviour):
         if turn.deadline < trio.current_time() + 1e9:
             left_ms = max(1, round((turn.deadline - trio.current_time()) * 1000))
             headers.append((TIMEOUT_HEADER, str(left_ms)))
-        if memory.depth == 0 and self._settings.max_depth is not None:
+        is_first = memory.chain is None
+        if is_first and self._settings.max_depth is not None:
             memory.chain = _chain_of(turn) or uuid.uuid4().hex
         if memory.chain is not None:
             headers.append((REENTRANCY_HEADER, memory.chain))
@@ -138,6 +142,9 @@ class HttpBehaviour(Behaviour):
         outcome = "cancelled"
         try:
             answer = await self._put(memory, path, headers, body)
+            while is_first and memory.depth > 1:
+                memory.within = memory.within or trio.lowlevel.ParkingLot()
+                await memory.within.park()
             outcome = "ok" if answer.status < 400 else "error"
             return _result(entity.key, turn, answer)
         except EntityError as error:
@@ -145,8 +152,10 @@ class HttpBehaviour(Behaviour):
             raise
         finally:
             memory.depth -= 1
-            if memory.depth == 0:
+            if is_first:
                 memory.chain = None
+            elif memory.within is not None:
+                memory.within.unpark_all()
             seconds = trio.current_time() - began
             self._observer.turn(entity.key.type, turn.kind, outcome, seconds)
 
