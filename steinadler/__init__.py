@@ -25,6 +25,7 @@ name; docs/architecture.md follows a message through all of it.
 
 from steinadler.config import Config, DialSettings, MembershipSettings, WireSettings
 from steinadler.entity.python import Entity, command
+from steinadler.entity.router import EntityRef
 from steinadler.errors import (
     ConfigError,
     DeliveryError,
@@ -87,6 +88,7 @@ __all__ = [
     "EntityError",
     "EntityHostFailed",
     "EntityKey",
+    "EntityRef",
     "EntityTimedOut",
     "EntityUnavailable",
     "EventStream",

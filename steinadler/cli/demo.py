@@ -1,5 +1,7 @@
 """`steinadler demo`: real processes find each other, talk, and notice a death and a silence.
 
+An entity outlives its owner on the way: that act is in `demo_entity`.
+
 This process is the first node; the others are `python -m steinadler node` with the processes of
 `demo_processes`.  Every node gets a home folder of its own with a copy of the cluster's keys, as
 if each were another machine of one user: no runtime folder is shared, so mDNS alone can bring
@@ -30,19 +32,18 @@ from typing import Any
 import click
 import trio
 
-from steinadler.cli import demo_processes
+from steinadler.cli import demo_entity, demo_processes
 from steinadler.cli.options import as_json, set_up_logging
 from steinadler.cli.output import print_json
 from steinadler.cli.running import Failed, failing_at, run_once
 from steinadler.identity import ProcessId
 from steinadler.node import Node, open_node
-from steinadler.process import Process
 from steinadler.security import open_home
 from steinadler.security.home import HOME_VARIABLE
 
 _MEASURED = (
     *("discovered_s", "discovered_by", "messages"),
-    *("call_p50_us", "kill_to_down_ms", "silence_to_down_ms"),
+    *("call_p50_us", "kill_to_down_ms", "kill_to_entity_call_ms", "silence_to_down_ms"),
 )
 NAMES = (
     *("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi"),
@@ -88,6 +89,11 @@ class Cast:
         self._folder = folder
         self._children: dict[str, trio.Process] = {}
 
+    @property
+    def store(self) -> str:
+        """Where all nodes keep entities."""
+        return f"sqlite:///{self._folder / 'entities.sqlite3'}"
+
     def home(self, name: str) -> Path:
         """The home folder of a node, with the cluster's keys in it."""
         first = self._folder / "home"
@@ -103,6 +109,8 @@ class Cast:
     async def start(self, name: str) -> None:
         """Start a node as a process of its own."""
         command = [sys.executable, "-m", "steinadler", "node", name, "--host", _HOST, "--json"]
+        command += ["--store", self.store, "--app", f"{demo_entity.__name__}:Tally"]
+        command += ["--app", f"{demo_entity.__name__}:caller"]
         if self.shared_home:
             command.append("--no-mdns")
         for app in ("leash", "counter", "talker", "watcher"):
@@ -141,28 +149,6 @@ class Cast:
         return self._folder / f"{name}.log"
 
 
-class Listener:
-    """What other nodes told a process of this one, in the order in which it came."""
-
-    def __init__(self) -> None:
-        self.received: list[Any] = []
-        self._changed = trio.Event()
-
-    async def run(self, me: Process) -> None:
-        """The process."""
-        async for message in me:
-            self.received.append(message)
-            self._changed.set()
-
-    async def wait_for(self, count: int) -> list[Any]:
-        """Wait until so many messages came since the last time, and take them."""
-        while len(self.received) < count:
-            self._changed = trio.Event()
-            await self._changed.wait()
-        taken, self.received = self.received, []
-        return taken
-
-
 @click.command()
 @click.option(
     "--nodes",
@@ -177,8 +163,8 @@ def demo(nodes: int, as_json: bool) -> None:
 
     Starts nodes on the loopback interface, in a temporary folder; leaves nothing behind, however
     it ends.  With --json: one object {nodes, discovered_s, discovered_by, messages, call_p50_us,
-    kill_to_down_ms, silence_to_down_ms, ok}.  discovered_by is "mdns" or "runtime folder"; what
-    was not reached is null.
+    kill_to_down_ms, kill_to_entity_call_ms, silence_to_down_ms, ok}.  discovered_by is "mdns" or
+    "runtime folder"; what was not reached is null.
     """
     if not hasattr(signal, "SIGSTOP"):
         raise Failed("the demo stops a process with SIGSTOP, which this system does not have")
@@ -234,8 +220,11 @@ async def _started(
 ) -> AsyncIterator[tuple[Node, Cast]]:
     cast = Cast(folder, names, shared_home)
     home = await trio.to_thread.run_sync(cast.home, names[0])
-    async with open_node(names[0], host=_HOST, home=home, mdns=not shared_home) as node:
+    async with open_node(
+        names[0], host=_HOST, home=home, mdns=not shared_home, store=cast.store
+    ) as node:
         try:
+            node.host(demo_entity.Tally)
             for name in names[1:]:
                 await cast.start(name)
             yield node, cast
@@ -285,7 +274,7 @@ async def _talk(node: Node, names: tuple[str, ...], stage: Stage) -> dict[str, A
 
 async def _listen(node: Node, names: tuple[str, ...], stage: Stage) -> int:
     """Everybody sends to this node at once; each one's messages must come whole and in order."""
-    listener = Listener()
+    listener = demo_processes.Listener()
     process = node.spawn(listener.run)
     began = time.perf_counter()
     async with trio.open_nursery() as nursery:
@@ -322,9 +311,13 @@ async def _call(node: Node, stage: Stage) -> float:
 async def _suffer(node: Node, cast: Cast, stage: Stage) -> dict[str, Any]:
     """A death, a return, a silence; each death is seen by all survivors."""
     victim, silent = cast.names[1:3]
-    killed_ms = await _lose(node, cast, victim, signal.SIGKILL)
+    key = await demo_entity.count_on(node, owner=victim, through=silent)
+    stage.tell(f"The entity {key} lives on {victim}; {node.name} and {silent} count with it.")
+    killed_at, killed_ms = await _lose(node, cast, victim, signal.SIGKILL)
+    found_ms = await demo_entity.find_again(node, key, killed_at)
     await cast.bury(victim)
     stage.tell(f"{victim} was killed: all survivors' monitors fired.", f"{killed_ms:.0f} ms")
+    stage.tell(f"{key} goes on counting elsewhere: nothing was lost.", f"{found_ms:.0f} ms")
     await _carry_on(node, stage)
 
     began = time.perf_counter()
@@ -334,7 +327,7 @@ async def _suffer(node: Node, cast: Cast, stage: Stage) -> dict[str, Any]:
     took_s = time.perf_counter() - began
     stage.tell(f"{victim} was started again, and is back as a new life.", f"{took_s:.2f} s")
 
-    silence_ms = await _lose(node, cast, silent, signal.SIGSTOP)
+    _, silence_ms = await _lose(node, cast, silent, signal.SIGSTOP)
     stage.tell(
         f"{silent} was paused (SIGSTOP) and fell silent: all survivors' monitors fired.",
         f"{silence_ms:.0f} ms",
@@ -342,14 +335,15 @@ async def _suffer(node: Node, cast: Cast, stage: Stage) -> dict[str, Any]:
     await _carry_on(node, stage)
     return {
         "kill_to_down_ms": round(killed_ms, 1),
+        "kill_to_entity_call_ms": round(found_ms, 1),
         "silence_to_down_ms": round(silence_ms, 1),
     }
 
 
-async def _lose(node: Node, cast: Cast, victim: str, number: signal.Signals) -> float:
-    """Let every survivor monitor a process of the victim, send it the signal, and return the
-    milliseconds until the last survivor's Down."""
-    listener = Listener()
+async def _lose(node: Node, cast: Cast, victim: str, number: signal.Signals) -> tuple[float, float]:
+    """Let every survivor monitor a process of the victim, send it the signal, and return when
+    that was, and the milliseconds until the last survivor's Down."""
+    listener = demo_processes.Listener()
     listening = node.spawn(listener.run)
     watching = node.spawn(demo_processes.watcher)
     watched = await node.whereis(f"counter@{victim}")
@@ -368,7 +362,7 @@ async def _lose(node: Node, cast: Cast, victim: str, number: signal.Signals) -> 
         raise AssertionError(f"the monitors told something else: {downs}")
     node.exit(listening)
     node.exit(watching)
-    return took_ms
+    return began, took_ms
 
 
 async def _carry_on(node: Node, stage: Stage) -> None:

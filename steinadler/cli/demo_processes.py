@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import trio
 
@@ -48,3 +49,25 @@ async def watcher(me: Process) -> None:
                 message.reply()
             case Down(_, reason, reference):
                 await me.send(told.pop(reference), (me.id.node.name, reason))
+
+
+class Listener:
+    """What other nodes told a process of this one, in the order in which it came."""
+
+    def __init__(self) -> None:
+        self.received: list[Any] = []
+        self._changed = trio.Event()
+
+    async def run(self, me: Process) -> None:
+        """The process."""
+        async for message in me:
+            self.received.append(message)
+            self._changed.set()
+
+    async def wait_for(self, count: int) -> list[Any]:
+        """Wait until so many messages came since the last time, and take them."""
+        while len(self.received) < count:
+            self._changed = trio.Event()
+            await self._changed.wait()
+        taken, self.received = self.received, []
+        return taken

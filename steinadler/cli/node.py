@@ -20,6 +20,7 @@ from steinadler.cli.options import APP, LABEL, NODE_NAME, Where, as_json, joinin
 from steinadler.cli.output import print_json
 from steinadler.cli.running import run
 from steinadler.discovery import RuntimeFolder
+from steinadler.entity.python import Entity
 from steinadler.errors import SteinadlerError
 from steinadler.node import EventsLost, EventStream, Node, NodeDown, NodeUp, open_node
 from steinadler.node.peering import NAME_CONFLICT_PATIENCE_S
@@ -51,8 +52,14 @@ _SEEDS_S = 1.0
     type=APP,
     multiple=True,
     metavar="MODULE:FUNCTION",
-    help="An 'async def function(me)' to run as a process of that name; modules of the current "
-    "folder are found.  Repeatable.",
+    help="An 'async def function(me)' to run as a process of that name, or an entity class to "
+    "host; modules of the current folder are found.  Repeatable.",
+)
+@click.option(
+    "--store",
+    metavar="URL",
+    help="Where entities' state is: sqlite:///PATH or postgresql://...  [default: a file in the "
+    "cluster's folder]",
 )
 @joining
 @as_json
@@ -61,7 +68,8 @@ def node(
     host: str | None,
     port: int,
     labels: tuple[tuple[str, str], ...],
-    apps: tuple[tuple[str, ProcessFunction], ...],
+    apps: tuple[tuple[str, ProcessFunction | type[Entity]], ...],
+    store: str | None,
     seeds: tuple[Any, ...],
     mdns: bool,
     cluster: str | None,
@@ -85,6 +93,7 @@ def node(
             mdns=where.mdns,
             labels=dict(labels),
             cluster=where.cluster,
+            store=store,
         ) as opened:
             events = opened.events()
             # Whoever has the name already says so when it is met, and then this is not ready.
@@ -92,8 +101,11 @@ def node(
                 await opened.wait_for_members(2)
             _tell(_ready(opened, where), as_json)
             async with trio.open_nursery() as nursery:
-                for app_name, function in apps:
-                    process = opened.spawn(function, name=app_name)
+                for app_name, app in apps:
+                    if isinstance(app, type):
+                        opened.host(app)
+                        continue
+                    process = opened.spawn(app, name=app_name)
                     nursery.start_soon(_watch, opened, app_name, process, as_json)
                 await _follow(events, as_json)
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
+from steinadler.entity.python import Entity
 from steinadler.errors import ConfigError
 from steinadler.identity import Address, check_node_name, check_process_name, parse_address
 from steinadler.process.exports import ProcessFunction
@@ -62,18 +63,20 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
-def _app(text: str) -> tuple[str, ProcessFunction]:
-    """Read MODULE:FUNCTION; return the name of the process and its function."""
+def _app(text: str) -> tuple[str, ProcessFunction | type[Entity]]:
+    """Read MODULE:FUNCTION or MODULE:CLASS; return the name and what has it."""
     module_name, colon, name = text.partition(":")
     if not colon or not module_name or not name:
         raise ConfigError(f"{text!r} is not MODULE:FUNCTION, as in shop.carts:cart")
     function = getattr(load(module_name), name, None)
     if function is None:
         raise ConfigError(f"the module {module_name!r} has nothing called {name!r}")
+    if isinstance(function, type) and issubclass(function, Entity):
+        return name, function
     if not inspect.iscoroutinefunction(function) or not inspect.signature(function).parameters:
         raise ConfigError(
             f"{text} cannot run as a process: it must be an 'async def' whose first parameter "
-            "is the Process it runs as"
+            "is the Process it runs as, or an entity class"
         )
     return check_process_name(name), function
 

@@ -43,6 +43,9 @@ PROMISES = [
     "X2",
     "X3",
     "X4",
+    "E1",
+    "E2",
+    "E3",
 ]
 
 
@@ -91,6 +94,7 @@ def test_programs_in_the_documents_run(code: str, tmp_path: Path) -> None:
 def test_there_are_programs_in_readme_and_guide() -> None:
     assert len(list(blocks(read("README.md"), "python"))) == 1
     assert len(list(blocks(read("docs/getting-started.md"), "python"))) >= 5
+    assert len(list(blocks(read("docs/entities.md"), "python"))) >= 2
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
@@ -157,14 +161,14 @@ def test_files_that_are_mentioned_exist(name: str) -> None:
 
 
 def test_each_promise_names_tests_that_name_it() -> None:
-    rows = re.findall(r"^\| ([MCDNSX]\d) \|[^|]*\| (.*) \|$", read("README.md"), re.MULTILINE)
+    rows = re.findall(r"^\| ([MCDNSXE]\d) \|[^|]*\| (.*) \|$", read("README.md"), re.MULTILINE)
     assert [promise for promise, _ in rows] == PROMISES
     for promise, where in rows:
         files = re.findall(r"`(tests/[\w/]+\.py)`", where)
         assert files, promise
         for file in files:
             assert re.search(rf"\b{promise}\b", read(file)), f"{file} does not name {promise}"
-    assert re.findall(r"^\*\*([MCDNSX]\d)\*\*", read("docs/promises.md"), re.MULTILINE) == PROMISES
+    assert re.findall(r"^\*\*([MCDNSXE]\d)\*\*", read("docs/promises.md"), re.MULTILINE) == PROMISES
 
 
 # -- the command line ------------------------------------------------------------------------

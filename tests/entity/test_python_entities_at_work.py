@@ -176,14 +176,3 @@ async def test_a_request_of_a_sidecar_is_answered_in_json(nodes: Any) -> None:
     with trio.fail_after(10):
         response: Any = await customer.entities.call(EntityKey("Basket", "1"), "add", request)
     assert (response["status"], json.loads(response["body"])) == (200, 2)
-
-
-async def test_a_node_may_close_while_its_store_opens(nodes: Any) -> None:
-    """Nothing of the store is left behind, whenever the node closes."""
-    for steps in range(6):
-        node = await nodes.open(f"alice-{steps}")
-        node.host(Basket)
-        for _ in range(steps):
-            await trio.lowlevel.checkpoint()
-        with trio.fail_after(10):
-            await nodes.close(node)
