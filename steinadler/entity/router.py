@@ -247,6 +247,11 @@ class Entities:
         """The types that this node hosts, sorted."""
         return self._host.types() if self._host is not None else ()
 
+    def owner(self, key: EntityKey) -> str | None:
+        """The name of the node that owns an entity, as far as this one knows now; None when no
+        member hosts its type."""
+        return self._owner(key)
+
     def active(self, key: EntityKey) -> Active | None:
         """The activation of an entity, when it is active on this node."""
         entity = self._host.find(key) if self._host is not None else None
@@ -555,6 +560,11 @@ class EntityRef:
 
     def __repr__(self) -> str:
         return f"<EntityRef {self.key}>"
+
+    @property
+    def owner(self) -> str | None:
+        """The node that the next call goes to: see `Entities.owner`."""
+        return self._entities.owner(self.key)
 
     async def call(self, command: str, *args: Any, timeout_s: float | None = None) -> Any:
         """Run a command of the entity, and return what it returns: see `Entities.call`."""
