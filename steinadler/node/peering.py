@@ -163,6 +163,7 @@ class Peering:
         except RemoteProtocolError as error:
             raise ConfigError(f"no peer would accept these labels: {error}") from error
         self._handle(Relabel(labels))
+        self._wake_waiters()  # the engine tells of others only
 
     def round_trip(self, node: NodeId) -> RoundTrip | None:
         """The time to that life of a member and back, once it was measured."""
