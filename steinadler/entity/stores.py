@@ -4,13 +4,14 @@
     postgresql://user@host/database             libpq's own URLs, with all their parameters
 
 The path of a SQLite URL is the file's, as URLs have it: three slashes before an absolute path.
-That SQLAlchemy's fourth slash means the same here is luck; a relative path is `sqlite:a/b`.
+SQLAlchemy's fourth one changes nothing; a relative path is `sqlite:a/b`.
 
 PostgreSQL's driver is imported only for it: it is an extra, and brings asyncio's modules along.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -53,8 +54,8 @@ def _path_of(url: str) -> Path:
         raise ConfigError(
             f"{url!r} names a host, {parts.netloc!r}; write sqlite:///PATH, with three slashes"
         )
-    path = url2pathname(parts.path)
-    if not path.strip("/") or "\0" in path or parts.query or parts.fragment:
+    path = url2pathname(f"/{parts.path.lstrip('/')}" if parts.path[:1] == "/" else parts.path)
+    if not path.strip(os.sep) or "\0" in path or parts.query or parts.fragment:
         raise ConfigError(
             f"{url!r} names no file; write sqlite:///PATH, with %3F for ? and %23 for #"
         )

@@ -92,13 +92,16 @@ class MemoryStore(Store):
         def take() -> Activation:
             epoch = self._epoch(key) + 1
             self.contents.held[key] = Held(epoch, owner)
-            state = self.contents.state.get(key, {})
-            for name in [name for name, put in state.items() if _has_expired(put, now)]:
-                del state[name]
-            expiries = {
-                name: put.expires_at for name, put in state.items() if put.expires_at is not None
+            state = {
+                name: put
+                for name, put in self.contents.state.get(key, {}).items()
+                if put.expires_at is None or put.expires_at > now
             }
-            return Activation(epoch, {name: put.value for name, put in state.items()}, expiries)
+            return Activation(
+                epoch,
+                {name: put.value for name, put in state.items()},
+                {n: put.expires_at for n, put in state.items() if put.expires_at is not None},
+            )
 
         return await self._ask(str(key), take)
 
@@ -176,7 +179,3 @@ class MemoryStore(Store):
         await trio.sleep(self._draws.uniform(*self._latency_s, about, self._calls[about]))
         if self._outages:
             raise StoreUnavailable("the test has cut the store off")
-
-
-def _has_expired(put: Put, now: float) -> bool:
-    return put.expires_at is not None and put.expires_at <= now
