@@ -23,7 +23,13 @@ Everything public is in this module, in `steinadler.testing`, or in the module t
 name; docs/architecture.md follows a message through all of it.
 """
 
-from steinadler.config import Config, DialSettings, MembershipSettings, WireSettings
+from steinadler.config import (
+    Config,
+    DialSettings,
+    EntitySettings,
+    MembershipSettings,
+    WireSettings,
+)
 from steinadler.entity.python import Entity, command
 from steinadler.entity.router import EntityRef
 from steinadler.errors import (
@@ -89,6 +95,7 @@ __all__ = [
     "EntityHostFailed",
     "EntityKey",
     "EntityRef",
+    "EntitySettings",
     "EntityTimedOut",
     "EntityUnavailable",
     "EventStream",

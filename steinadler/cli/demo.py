@@ -92,7 +92,7 @@ class Cast:
     @property
     def store(self) -> str:
         """Where all nodes keep entities."""
-        return f"sqlite:///{self._folder / 'entities.sqlite3'}"
+        return "sqlite:" + (self._folder / "entities.sqlite3").as_uri().removeprefix("file:")
 
     def home(self, name: str) -> Path:
         """The home folder of a node, with the cluster's keys in it."""

@@ -15,7 +15,7 @@ import pytest
 from hex_examples import EXAMPLES
 
 import steinadler
-from steinadler import Config, DialSettings, MembershipSettings, WireSettings
+from steinadler import Config, DialSettings, EntitySettings, MembershipSettings, WireSettings
 from steinadler.wire.handshake import RejectReason
 
 ROOT = Path(__file__).parents[2]
@@ -214,7 +214,9 @@ def test_commands_that_are_mentioned_exist(name: str, tmp_path: Path) -> None:
 # -- numbers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [WireSettings, MembershipSettings, DialSettings, Config])
+@pytest.mark.parametrize(
+    "settings", [WireSettings, MembershipSettings, DialSettings, EntitySettings, Config]
+)
 def test_every_setting_is_explained_with_its_default(settings: type) -> None:
     text = read("docs/operations.md")
     for field in dataclasses.fields(settings):
