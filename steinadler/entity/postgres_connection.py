@@ -96,7 +96,8 @@ class ServerConnection:
         except BaseException as error:
             self.close()
             if isinstance(error, psycopg.Error):
-                raise _explained(self.where, error) from error
+                first = _first(error)
+                raise _explained(self.where, first) from first
             raise
 
     def close(self) -> None:
@@ -132,6 +133,13 @@ def _has_ended(connection: Connection) -> bool:
 
 # libpq tells why it could not connect in words alone; these are the server's, in English.
 _REFUSED = ("authentication failed", "pg_hba.conf", "no password supplied", "role ")
+
+
+def _first(error: psycopg.Error) -> psycopg.Error:
+    """What went wrong first: leaving a pipeline that has failed fails too, in its own words."""
+    while isinstance(error.__context__, psycopg.Error):
+        error = error.__context__
+    return error
 
 
 def _line(error: BaseException) -> str:
