@@ -32,6 +32,9 @@ class Kind(Enum):
     PROCESS_MEMORY = "process-memory"
     CONNECTION_MEMORY = "connection-memory"
     SLOW_RECEIVER = "slow-receiver"
+    ENTITY_CALLS = "entity-calls"
+    ENTITY_WRITES = "entity-writes"
+    ENTITY_MEMORY = "entity-memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,38 @@ ALL: tuple[Workload, ...] = (
             Figure("sender_growth_kib", "KiB", Better.LOWER),
         ),
         seconds=4.0,
+    ),
+    Workload(
+        "entity-calls",
+        "calls of entities of the caller's own node, each task its own entity, whose turns do "
+        "nothing",
+        Kind.ENTITY_CALLS,
+        (CALL_RATE,),
+        seconds=3.0,
+        width=16,
+        targets=(Target("calls_per_s", 30_000, of_ratio=False),),
+    ),
+    Workload(
+        "entity-writes",
+        "the same, where each turn writes 100 bytes to the SQLite store, durably",
+        Kind.ENTITY_WRITES,
+        (CALL_RATE,),
+        seconds=3.0,
+        width=256,
+        targets=(Target("calls_per_s", 3_000, of_ratio=False),),
+    ),
+    Workload(
+        "entity-memory",
+        "resident memory of an active entity without state, the store's share included (it is in "
+        "memory), and how fast they are activated",
+        Kind.ENTITY_MEMORY,
+        (
+            Figure("bytes", "B", Better.LOWER),
+            Figure("activations_per_s", "/s", Better.HIGHER),
+        ),
+        seconds=0.0,
+        width=100_000,
+        targets=(Target("bytes", 4096, of_ratio=False),),
     ),
 )
 

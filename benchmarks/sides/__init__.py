@@ -14,6 +14,7 @@ from benchmarks.workloads import Kind, Workload
 
 _MEMORY = "not measured: the peer has no counterpart to a process at a mailbox, or to a node"
 _NO_SLOW = "not measured: no receiver with a queue of its own in front of it"
+_NO_ENTITIES = "not measured: the peer has no entities that a store keeps"
 _ALWAYS_ANSWERED = "every request is answered: there are no one-way messages"
 
 
@@ -49,8 +50,16 @@ def _importable(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
+_ENTITIES = {
+    Kind.ENTITY_CALLS.value: _NO_ENTITIES,
+    Kind.ENTITY_WRITES.value: _NO_ENTITIES,
+    Kind.ENTITY_MEMORY.value: _NO_ENTITIES,
+}
+
+
 def _cannot(**more: str) -> dict[str, str]:
     reasons = {
+        **_ENTITIES,
         Kind.PROCESS_MEMORY.value: _MEMORY,
         Kind.CONNECTION_MEMORY.value: _MEMORY,
         Kind.SLOW_RECEIVER.value: _NO_SLOW,
@@ -73,8 +82,9 @@ PEERS: tuple[Description, ...] = (
         needs_programs=("erl", "erlc", "epmd"),
         install="apt-get install erlang-base erlang-ssl",
         cannot={
+            **_ENTITIES,
             Kind.CONNECTION_MEMORY.value: "a connection of Erlang's takes an operating-system "
-            "process at each end: a difference of a hundred would measure the machine"
+            "process at each end: a difference of a hundred would measure the machine",
         },
     ),
     Description(

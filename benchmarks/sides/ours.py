@@ -26,6 +26,7 @@ from benchmarks.measuring import (
     resident_bytes,
     wait_for_end,
 )
+from benchmarks.sides import entities
 from benchmarks.workloads import Kind
 from steinadler.discovery import Candidate, Source
 from steinadler.discovery.source import Found
@@ -260,5 +261,8 @@ if __name__ == "__main__":
             Kind.PROCESS_MEMORY: process_memory,
             Kind.CONNECTION_MEMORY: connection_memory,
             Kind.SLOW_RECEIVER: slow_receiver,
+            Kind.ENTITY_CALLS: entities.calls,
+            Kind.ENTITY_WRITES: entities.writes,
+            Kind.ENTITY_MEMORY: entities.memory,
         },
     )
