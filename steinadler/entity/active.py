@@ -52,7 +52,7 @@ class Work(ABC):
         self.method = method
         self.argument = argument
         self.deadline = deadline
-        self.size = len(argument) + WORK_OVERHEAD_BYTES
+        self.size = len(method) + len(argument) + WORK_OVERHEAD_BYTES
 
     async def run(self, entity: Entity) -> Any:
         """The turn: return its answer or raise its error."""
