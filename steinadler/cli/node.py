@@ -83,8 +83,7 @@ def node(
     where = Where(cluster, seeds, mdns)
 
     async def live() -> None:
-        has_namesake = await trio.to_thread.run_sync(_has_namesake, name, where.cluster)
-        patience_s = NAME_CONFLICT_PATIENCE_S if has_namesake else _SEEDS_S if where.seeds else 0
+        patience_s = await patience_with_others(name, where)
         async with open_node(
             name,
             host=host,
@@ -111,6 +110,13 @@ def node(
 
     if run(live) is not None:
         _tell({"event": "left", "name": name}, as_json)
+
+
+async def patience_with_others(name: str, where: Where) -> float:
+    """How long a node waits to meet another, before it says that it is ready, in seconds."""
+    if await trio.to_thread.run_sync(_has_namesake, name, where.cluster):
+        return NAME_CONFLICT_PATIENCE_S
+    return _SEEDS_S if where.seeds else 0.0
 
 
 def _has_namesake(name: str, cluster: str | None) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import click
 import trio
 
+from steinadler.cli.node import patience_with_others
 from steinadler.cli.options import LABEL, NODE_NAME, Where, as_json, joining
 from steinadler.cli.output import print_json
 from steinadler.cli.running import Failed, run
@@ -142,6 +143,7 @@ def sidecar(
             max_body_bytes=max_body_bytes,
             call_timeout_s=call_timeout_s,
         )
+        patience_s = await patience_with_others(chosen, where)
         async with (
             open_node(
                 chosen,
@@ -158,6 +160,9 @@ def sidecar(
             ) as node,
             open_sidecar(node, settings) as opened,
         ):
+            # Whoever has the name already says so when it is met, and then this is not ready.
+            with trio.move_on_after(patience_s):
+                await node.wait_for_members(2)
             ready = {
                 "event": "ready",
                 "name": chosen,

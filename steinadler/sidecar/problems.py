@@ -24,6 +24,7 @@ from steinadler.errors import (
     NotEncodable,
     RemoteError,
     StaleEpoch,
+    StateTooLarge,
     SteinadlerError,
     StoreUnavailable,
 )
@@ -94,7 +95,7 @@ def problem_of(error: SteinadlerError) -> Problem:
             return Problem("ERR_ACTOR_STALE_OWNER", text)
         case StoreUnavailable():
             return Problem("ERR_STATE_STORE", text)
-        case MessageTooLarge():
+        case MessageTooLarge() | StateTooLarge():
             return Problem("ERR_BODY_TOO_LARGE", text)
         case MailboxFull():
             return Problem("ERR_ACTOR_UNAVAILABLE", text)
