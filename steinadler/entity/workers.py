@@ -50,7 +50,7 @@ class Workers(Generic[_T]):
         self._ready: deque[_T] = deque()
         self._parked: list[trio.lowlevel.Task] = []
         self._looking = False  # a worker was sent for, and has not looked yet
-        self._all: set[Worker[_T]] = set()
+        self._all: dict[Worker[_T], None] = {}  # in order, so that a simulation repeats itself
         self._nursery: trio.Nursery | None = None
         # Whoever pushes first is not to lend the workers its context variables.
         self._context = contextvars.copy_context()
@@ -83,7 +83,7 @@ class Workers(Generic[_T]):
     async def _work(self) -> None:
         self._looking = False
         worker: Worker[_T] = Worker()
-        self._all.add(worker)
+        self._all[worker] = None
         try:
             while True:
                 # One for many items, because to enter a scope costs something.
@@ -92,7 +92,7 @@ class Workers(Generic[_T]):
                         return
                 worker.item = None
         finally:
-            self._all.discard(worker)
+            del self._all[worker]
 
     async def _take_turns(self, worker: Worker[_T]) -> bool:
         """Attend to items until the scope is cancelled; False when there are workers enough."""
