@@ -9,7 +9,8 @@ SQLite's own waiting sleeps ever longer, up to 100 ms, so that a process that wr
 would keep all others out.
 
 Rows go into a statement by the dozen, as one list of VALUES: each step of a statement lets go of
-the interpreter's lock and takes it back, which a busy event loop makes slow.
+the interpreter's lock and takes it back.  Beside a busy event loop a group of 256 takes less than
+half as long as with a statement for each row.
 
 After any failure the connection is thrown away, which undoes what it had begun, and the next
 call makes a new one: one rule, whether the disk was full, the lock was taken, or the file was

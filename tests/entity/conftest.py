@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from postgres_server import NotInstalled, PostgresServer
+
+from benchmarks.postgres_server import NotInstalled, PostgresServer
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from postgres_server import PostgresServer
 
+from benchmarks.postgres_server import PostgresServer
 from steinadler import ConfigError, StoreUnavailable
 from steinadler.entity import postgres_connection, sqlite
 from steinadler.entity.store import Commit, Put, Store

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from postgres_server import PostgresServer
 
+from benchmarks.postgres_server import PostgresServer
 from steinadler import ConfigError, StaleEpoch, StateTooLarge, StoreUnavailable
 from steinadler.entity import grouping
 from steinadler.entity.database import MAX_COMMIT_BYTES, MAX_KEY_BYTES
