@@ -102,9 +102,12 @@ class SqliteDatabase(Database):
 
     def _prepare(self) -> None:
         with self._writer.use() as connection:
-            _patiently(connection, "BEGIN")
+            # Another process may be making the same file, which shuts readers out for a moment.
+            connection.execute(f"PRAGMA busy_timeout = {int(LOCK_PATIENCE_S * 1000)}")
+            connection.execute("BEGIN")
             version = self._version(connection)
             connection.execute("COMMIT")
+            connection.execute("PRAGMA busy_timeout = 0")
             # Others' files have been refused by now: this is the first thing that changes one.
             if _patiently(connection, "PRAGMA journal_mode = WAL") != [("wal",)]:
                 raise ConfigError(
