@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -224,6 +226,14 @@ def test_every_error_is_one_problem(error: type[SteinadlerError]) -> None:
     assert again == issubclass(error, nothing_ran)
     if issubclass(error, EntityError):
         assert problem.code not in ("ERR_INTERNAL", "ERR_MALFORMED_REQUEST")
+
+
+def test_the_reference_tells_every_code_and_path() -> None:
+    text = (Path(__file__).parents[2] / "docs/sidecar.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| (\d{3}) \| `(ERR_\w+)` \|", text, re.MULTILINE)
+    assert {code: int(status) for status, code in told} == STATUS_OF
+    for path in ROUTES:
+        assert f"`{path}`" in text
 
 
 def test_the_openapi_document_is_valid_and_tells_of_all_that_is_served() -> None:
