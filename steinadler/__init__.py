@@ -16,6 +16,7 @@ The layout, from the bottom up (each may import only from those above it in this
     process     Trio      mailboxes and process tasks
     entity      Trio      virtual actors: one owner each, durable state
     node        Trio      composes all of it; `open_node`
+    sidecar     Trio      entities of programs in any language, behind HTTP
     cli                   the command line
     testing               a simulated network for your own tests
 
