@@ -155,7 +155,9 @@ def test_files_that_are_mentioned_exist(name: str) -> None:
     for path in set(re.findall(r"`((?:tests|examples|docs)/[\w/.-]+)`", read(name))):
         assert (ROOT / path).exists(), path
     for path in set(
-        re.findall(r"`((?:wire|membership|delivery|transport|process|entity|node)/\w+\.py)`", read(name))
+        re.findall(
+            r"`((?:wire|membership|delivery|transport|process|entity|node)/\w+\.py)`", read(name)
+        )
     ):
         assert (ROOT / "steinadler" / path).exists(), path
 

@@ -197,6 +197,7 @@ async def test_an_observer_looks_on(autojump_clock: MockClock) -> None:
         assert await watcher.call("$echo@bob", 5) == 5
 
 
+@pytest.mark.slow
 async def test_fifty_nodes(autojump_clock: MockClock) -> None:
     """All see all; all 49 notice one crash; one message reaches all."""
     got: dict[str, list[object]] = {}

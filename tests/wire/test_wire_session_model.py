@@ -192,7 +192,8 @@ class Sessions(RuleBasedStateMachine):
         moved = False
         for side in (0, 1):
             self.pair.sessions[side].acknowledge()
-            moved = bool(self.pair.write(side)) or moved
+            self.pair.write(side)
+            moved = bool(self.pair.wires[side]) or moved
             self.arrived(side, self.pair.deliver(side))
             moved = bool(self.held[1 - side]) or moved
             self.consume(1 - side, len(self.held[1 - side]))
