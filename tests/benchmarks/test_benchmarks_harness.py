@@ -40,6 +40,7 @@ def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
 # -- it runs --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_our_side_of_every_timed_loop_yields_all_its_figures(tmp_path: Path) -> None:
     names = ["call", "one-way-16", "calls-16", "large", "slow-receiver"]
     file = tmp_path / "figures.json"

@@ -81,6 +81,7 @@ async def test_top_once_tells_what_flows(steinadler: Steinadler) -> None:
             assert word in text
 
 
+@pytest.mark.slow
 async def test_top_tells_of_a_node_that_does_not_answer(steinadler: Steinadler) -> None:
     """A stopped node delays nobody's figures, and is no error."""
     async with steinadler.node("alice"), steinadler.node("bob") as bob:

@@ -368,6 +368,8 @@ def count_until(url: str, value: int, acknowledged: dict[str, int]) -> None:
     with start("count", url, str(len(acknowledged))) as process:
         assert process.stdout is not None
         for line in process.stdout:
+            if not line.endswith("\n"):
+                break  # it was killed in the middle of saying it
             name, counted = line.split()
             acknowledged[name] = int(counted)
             if int(counted) == value:

@@ -298,6 +298,7 @@ def test_one_seed_gives_one_trace() -> None:
     assert trace() == trace()
 
 
+@pytest.mark.slow
 def test_three_hundred_engines_notice_a_vanished_one() -> None:
     """SWIM 4: load per node is constant, detection still takes seconds, and all get to know."""
     settings = MembershipSettings(suspicion_s=0.4)

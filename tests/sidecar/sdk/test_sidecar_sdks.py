@@ -22,6 +22,8 @@ import pytest
 import trio
 from sidecar_processes import Running, free_port, knows, running
 
+pytestmark = pytest.mark.slow  # several processes and two languages each
+
 HERE = Path(__file__).parent
 JAVASCRIPT = HERE / "javascript"
 
