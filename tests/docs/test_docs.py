@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hex_examples import EXAMPLES
 
 import steinadler
 from steinadler import Config, DialSettings, EntitySettings, MembershipSettings, WireSettings
+from steinadler.cli.root import root
 from steinadler.wire.handshake import RejectReason
 
 ROOT = Path(__file__).parents[2]
@@ -178,14 +180,13 @@ def test_each_promise_names_tests_that_name_it() -> None:
 COMMANDS = ["demo", "node", "sidecar", "members", "whereis", "send", "call", "top"]
 
 
-def help_of(*command: str, home: Path) -> str:
-    start = "from steinadler.cli import main; main()"
-    result = run([sys.executable, "-c", start, *command, "--help"], home)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+def help_of(*command: str) -> str:
+    result = CliRunner().invoke(root, [*command, "--help"])
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
-def test_the_reference_of_the_command_line_is_complete(tmp_path: Path) -> None:
+def test_the_reference_of_the_command_line_is_complete() -> None:
     text = read("docs/operations.md")
     written = {"cluster init", "cluster show", *COMMANDS}
     assert set(re.findall(r"^### `steinadler (\w+(?: [a-z]+)?)", text, re.MULTILINE)) == written
@@ -193,21 +194,21 @@ def test_the_reference_of_the_command_line_is_complete(tmp_path: Path) -> None:
         section = re.split(r"^##", text.split(f"### `steinadler {command}", 1)[1], flags=re.M)[0]
         if command in {"members", "whereis", "send", "call", "top"}:
             section += text.split("### Options of", 1)[1].split("\n##", 1)[0]
-        options = set(re.findall(r"--[a-z-]+", help_of(*command.split(), home=tmp_path)))
+        options = set(re.findall(r"--[a-z-]+", help_of(*command.split())))
         assert options - {"--help"} <= set(re.findall(r"--[a-z-]+", section)), command
-    listed = help_of(home=tmp_path).split("Commands:")[1]
+    listed = help_of().split("Commands:")[1]
     assert set(re.findall(r"^  (\w+)", listed, re.MULTILINE)) == {"cluster", *COMMANDS}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_commands_that_are_mentioned_exist(name: str, tmp_path: Path) -> None:
+def test_commands_that_are_mentioned_exist(name: str) -> None:
     known = {"cluster", *COMMANDS}
     helps: dict[str, str] = {}
     for line in re.findall(r"^ *(?:\$ )?steinadler (.*)$", read(name), re.MULTILINE):
         command, *words = line.split()
         assert command in known, line
         if command not in helps and command != "cluster":
-            helps[command] = help_of(command, home=tmp_path)
+            helps[command] = help_of(command)
         for word in words:
             if word.startswith("--"):
                 assert word.split("=")[0] in helps[command], line
