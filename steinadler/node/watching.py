@@ -20,7 +20,7 @@ from steinadler.node.router import Router
 from steinadler.process.messages import Down
 from steinadler.process.process import Process
 from steinadler.process.table import Processes
-from steinadler.wire.channels import CONTROL, Target, ToName, ToNode, ToProcess
+from steinadler.wire.channels import CONTROL, Target, ToName, ToNode, ToProcess, ToStream
 from steinadler.wire.signals import (
     NO_CONNECTION,
     NO_PROCESS,
@@ -130,7 +130,7 @@ class Watching:
                 return held, name
             case ToProcess(number):
                 return held, number
-            case ToNode():
+            case ToNode() | ToStream():
                 raise AssertionError("a route leads to a process")
 
     def _ask(self, held: Held, target: int | str | None) -> None:

@@ -15,7 +15,7 @@ from steinadler.process.exports import ProcessFunction
 from steinadler.process.mailbox import Mailbox
 from steinadler.process.process import Host, Process
 from steinadler.registry import LocalNames
-from steinadler.wire.channels import Target, ToName, ToNode, ToProcess
+from steinadler.wire.channels import Target, ToName, ToNode, ToProcess, ToStream
 from steinadler.wire.signals import SHUTDOWN
 
 WhenDone = Callable[[outcome.Outcome[Any]], None]
@@ -85,7 +85,7 @@ class Processes:
             case ToName(name):
                 found = self.names.find(name)
                 return self._processes.get(found) if found is not None else None
-            case ToNode():
+            case ToNode() | ToStream():
                 return None
 
     def by_number(self, number: int) -> Process | None:

@@ -8,6 +8,10 @@ half done, and what one channel can have outstanding is bounded by window + one 
 
 Both ends do the same arithmetic: an item costs its length plus a fixed overhead, so that empty
 messages are not free.
+
+A stream's channel is one direction of that stream, and closing it is the stream's end.  So it is
+never closed for being idle, nor opened again; and because its target is used once it may close
+with items unconsumed, where another channel would get a second window by that.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ CHANNEL_OVERHEAD_BYTES = 1024
 
 _SHORT_FRAGMENT_BYTES = 1024
 _NUMBER = struct.Struct(">Q")
-_KIND_PROCESS, _KIND_NAME, _KIND_NODE = 0, 1, 2
+_KIND_PROCESS, _KIND_NAME, _KIND_NODE, _KIND_STREAM = 0, 1, 2, 3
+_STREAM = struct.Struct(">?Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,19 @@ class ToNode:
     lane: int
 
 
-Target: TypeAlias = ToProcess | ToName | ToNode
+@dataclass(frozen=True, slots=True)
+class ToStream:
+    """The receiving node's end of a stream.
+
+    `number` was chosen by the node that opened the stream, which never uses it again; both
+    directions have it.  `by_sender`: that node is the one that sends on this channel.
+    """
+
+    number: int
+    by_sender: bool
+
+
+Target: TypeAlias = ToProcess | ToName | ToNode | ToStream
 
 CONTROL = ToNode(0)
 REPLIES = ToNode(1)
@@ -84,6 +101,8 @@ def encode_target(target: Target) -> bytes:
             return bytes((_KIND_NAME,)) + name.encode()
         case ToNode(lane):
             return bytes((_KIND_NODE,)) + _NUMBER.pack(lane)
+        case ToStream(number, by_sender):
+            return bytes((_KIND_STREAM,)) + _STREAM.pack(by_sender, number)
 
 
 def decode_target(payload: bytes) -> Target:
@@ -96,6 +115,9 @@ def decode_target(payload: bytes) -> Target:
                 return ToName(payload[1:].decode())
             case 2:
                 return ToNode(_NUMBER.unpack(payload[1:])[0])
+            case 3:
+                by_sender, number = _STREAM.unpack(payload[1:])
+                return ToStream(number, by_sender)
     except (struct.error, UnicodeDecodeError, IndexError) as error:
         raise RemoteProtocolError(f"a channel's target does not decode: {error}") from error
     raise RemoteProtocolError("a channel to an unknown kind of target")
@@ -109,9 +131,10 @@ class Priority(IntEnum):
     BULK = 2
 
 
-# Something that waits on a channel: a message, a call, a reply or a signal, encoded.  A plain
-# tuple, because one is made for every message.
-Item: TypeAlias = tuple[FrameType, bytes]
+# Something that waits on a channel: a message, a call, a reply or a signal, encoded; a piece of a
+# byte stream; or, as its last item, the CLOSE of a stream's channel.  A plain tuple, because one is
+# made for every message.
+Item: TypeAlias = tuple[FrameType, bytes | memoryview]
 
 
 class OutboundChannel:

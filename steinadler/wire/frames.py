@@ -9,7 +9,7 @@
 A frame is at most 16 KiB with its header, so that it fits one TLS record (RFC 8446 section 5.1)
 and nothing waits longer than that for its turn.  Small messages of one channel share a frame
 (`pack_items`), which is where throughput comes from; a message that does not fit travels as
-FRAGMENT frames of its channel.
+FRAGMENT frames of its channel.  Of a byte stream a frame holds a piece, and nothing else.
 
 The type's two high bits let versions differ: 0x80 says that the frame is numbered (it counts in
 the session's sequence and is sent again after a resumption), 0x40 that a receiver which does
@@ -55,6 +55,7 @@ class FrameType(IntEnum):
     REPLIES = 0x86
     SIGNALS = 0x87
     FRAGMENT = 0x88
+    BYTES = 0x89
 
 
 # Frames whose payload is a run of items, and so what a fragmented item can be.
@@ -139,7 +140,7 @@ def _check_length(length: int) -> None:
         )
 
 
-def pack_items(items: Sequence[bytes]) -> bytes:
+def pack_items(items: Sequence[bytes | memoryview]) -> bytes:
     """A payload of items: how many, the length of each, then all of them (u16 each)."""
     count = len(items)
     return struct.pack(f">{count + 1}H", count, *map(len, items)) + b"".join(items)
@@ -168,7 +169,7 @@ def unpack_items(payload: bytes) -> list[bytes]:
     return items
 
 
-def pack_first_fragment(type_: FrameType, total_bytes: int, data: bytes) -> bytes:
+def pack_first_fragment(type_: FrameType, total_bytes: int, data: bytes | memoryview) -> bytes:
     """The payload of a fragmented item's first frame."""
     return _FRAGMENT_HEAD.pack(type_, total_bytes) + data
 

@@ -31,6 +31,7 @@ from steinadler.wire.channels import (
     PeerLimits,
     Target,
     ToNode,
+    ToStream,
 )
 from steinadler.wire.frames import FrameType
 
@@ -124,10 +125,14 @@ class OutboundChannels:
 
     def close(self, channel: OutboundChannel) -> None:
         """Close an open channel.  Whoever holds on to it finds it `closed`."""
-        channel.closed = True
-        del self._by_target[channel.target], self._by_id[channel.id]
+        self.forget(channel)
         if channel.announced:
             self._housekeeping.append((FrameType.CLOSE, channel.id, b""))
+
+    def forget(self, channel: OutboundChannel) -> None:
+        """As `close`, for a channel whose CLOSE frame is on its way."""
+        channel.closed = True
+        del self._by_target[channel.target], self._by_id[channel.id]
 
     def close_unused(self) -> None:
         """Close the channels that are idle and were not used since the last call."""
@@ -142,6 +147,7 @@ class OutboundChannels:
             channel.id >= FIRST_FREE_CHANNEL
             and not channel.ready
             and channel.credit >= self._window
+            and not isinstance(channel.target, ToStream)
         )
 
     def _has_place(self) -> bool:

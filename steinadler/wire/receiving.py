@@ -9,7 +9,8 @@ Passing over numbers seen before, as TCP does, was refused: a peer that sends th
 Everything that a peer could make this end keep has a limit, checked before it is kept (X4):
 channels, items without credit, unfinished large items.  Two channels to one target are refused
 because they would be two windows on one mailbox, and a channel does not close while items of
-it are unconsumed for the same reason.
+it are unconsumed for the same reason.  (A stream's does: whoever keeps the streams opens none
+twice.)
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from steinadler.wire.channels import (
     ToName,
     ToNode,
     ToProcess,
+    ToStream,
     decode_target,
 )
 from steinadler.wire.frames import (
@@ -102,12 +104,14 @@ class Receiving:
             self._arrived(channel, item_type, bodies, events)
             return
         match type_:
+            case FrameType.BYTES:
+                self._bytes(frame, events)
             case FrameType.FRAGMENT:
                 self._fragment(frame, events)
             case FrameType.OPEN:
                 self._open(frame)
             case FrameType.CLOSE:
-                self._close(frame)
+                self._close(frame, events)
             case FrameType.CREDIT:
                 pass  # about what this end sends
             case _:
@@ -131,6 +135,20 @@ class Receiving:
                 channel.charge(bodies)
             self._counters.items_received += len(bodies)
             events.append(Arrived(channel, type_, bodies))
+
+    def _bytes(self, frame: Frame, events: list[Event]) -> None:
+        channel = self._channel(frame.channel)
+        if not isinstance(channel.target, ToStream) or channel.partial is not None:
+            raise RemoteProtocolError(f"BYTES on a channel to {channel.target}")
+        if not frame.payload:
+            raise RemoteProtocolError(f"channel {channel.id}: a piece of nothing")
+        bodies = [frame.payload]
+        channel.charge(bodies)
+        last = events[-1] if events else None
+        if type(last) is Arrived and last.channel is channel and last.type is FrameType.BYTES:
+            last.bodies.append(frame.payload)
+        else:
+            events.append(Arrived(channel, FrameType.BYTES, bodies))
 
     def _fragment(self, frame: Frame, events: list[Event]) -> None:
         channel = self._channel(frame.channel)
@@ -178,11 +196,16 @@ class Receiving:
         )
         self.crowded = len(self._channels) >= self._settings.max_channels
 
-    def _close(self, frame: Frame) -> None:
+    def _close(self, frame: Frame, events: list[Event]) -> None:
         channel = self._channel(frame.channel)
-        if frame.channel < FIRST_FREE_CHANNEL or channel.partial is not None:
+        if isinstance(channel.target, ToStream):
+            if channel.partial is not None:  # given up, because nobody reads it
+                self._reassembly_bytes -= channel.partial.total
+                channel.partial = None
+            events.append(Arrived(channel, FrameType.CLOSE, [frame.payload]))
+        elif frame.channel < FIRST_FREE_CHANNEL or channel.partial is not None:
             raise RemoteProtocolError(f"channel {frame.channel} cannot close now")
-        if channel.credit < channel.window:
+        elif channel.credit < channel.window:
             raise RemoteProtocolError(f"channel {frame.channel} closes before its items are taken")
         self._targets.remove(channel.target)
         del self._channels[frame.channel]
@@ -196,6 +219,8 @@ def _may_carry(target: Target, type_: FrameType) -> bool:
             return type_ is FrameType.REPLIES
         case ToProcess() | ToName():
             return type_ is not FrameType.REPLIES
+        case ToStream():
+            return type_ is FrameType.MESSAGES
 
 
 def pass_over(type_: int) -> None:

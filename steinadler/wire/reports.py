@@ -15,7 +15,8 @@ from steinadler.wire.frames import FrameType
 
 @dataclass(slots=True)
 class Arrived:
-    """Items of one type came in on one channel."""
+    """Items of one type came in on one channel; or pieces of a byte stream (BYTES), or why a
+    stream ended (CLOSE)."""
 
     channel: InboundChannel
     type: FrameType

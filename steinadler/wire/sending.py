@@ -6,8 +6,8 @@
       -> batches, kept until acknowledged
 
 Control goes first.  Then each channel that has messages puts one frame into the batch, in turn,
-and after each such round one channel that is at a large item puts in one frame of it.  So a
-small message waits for one frame of each other destination and not for what lies in their queues,
+and after each such round one channel that is at a large item or a byte stream puts in one frame of
+it.  So a small message waits for one frame of each other destination and not for what lies in their queues,
 and a large item neither delays small ones nor starves behind them (M6).  A batch is one write:
 enough to amortise a system call, little enough that control queued meanwhile goes out soon.
 Writing each message by itself, or whole messages in the order in which they were sent, was
@@ -32,6 +32,7 @@ from collections import deque
 
 from steinadler.config import WireSettings
 from steinadler.errors import RemoteProtocolError
+from steinadler.wire.batch import Batch
 from steinadler.wire.channels import (
     CHANNEL_OVERHEAD_BYTES,
     CONTROL,
@@ -42,13 +43,12 @@ from steinadler.wire.channels import (
     Priority,
     Target,
     ToNode,
+    ToStream,
     encode_target,
 )
 from steinadler.wire.frames import (
     FIRST_FRAGMENT_BYTES,
     FLAG_FIRST,
-    HEADER,
-    HEADER_BYTES,
     MAX_ITEM_BYTES,
     MAX_PAYLOAD_BYTES,
     FrameType,
@@ -63,17 +63,9 @@ BATCH_BYTES = 65_536
 
 _GRANT = struct.Struct(">Q")
 _REPLIES, _SIGNALS = FrameType.REPLIES, FrameType.SIGNALS
-
-
-class _Frames:
-    """A batch in the making."""
-
-    __slots__ = ("bulk_bytes", "parts", "size")
-
-    def __init__(self) -> None:
-        self.parts: list[bytes | memoryview] = []
-        self.size = 0
-        self.bulk_bytes = 0  # of the size: fragments
+_BYTES, _CLOSE = FrameType.BYTES, FrameType.CLOSE
+# Of a byte stream, what waits is put together up to so much: programs write in small pieces.
+_JOINED_BYTES = 4096
 
 
 class Sending:
@@ -116,12 +108,43 @@ class Sending:
 
     # -- queueing -----------------------------------------------------------------------------
 
-    def enqueue(self, channel: OutboundChannel, type_: FrameType, body: bytes) -> None:
+    def enqueue(self, channel: OutboundChannel, type_: FrameType, body: bytes | memoryview) -> None:
         """Queue an item.  Whoever calls has paid with `take_credit`, or need not."""
         channel.queue.append((type_, body))
         if not channel.ready:
             channel.ready = channel.used = True
             self._rings[_priority(channel)].append(channel)
+
+    def enqueue_bytes(self, channel: OutboundChannel, data: memoryview) -> int:
+        """Queue as much of a byte stream as its channel has credit to start; return how much.
+
+        Nobody may change what `data` shows afterwards.
+        """
+        queue, size = channel.queue, len(data)
+        if channel.credit <= 0:
+            return 0
+        if queue and queue[-1][0] is _BYTES and len(queue[-1][1]) + size <= _JOINED_BYTES:
+            queue[-1] = (_BYTES, b"".join((queue[-1][1], data)))
+            channel.credit -= size
+            return size
+        taken = 0
+        while taken < size and channel.take_credit(min(size - taken, MAX_PAYLOAD_BYTES)):
+            self.enqueue(channel, _BYTES, data[taken : taken + MAX_PAYLOAD_BYTES])
+            taken += MAX_PAYLOAD_BYTES
+        return min(taken, size)
+
+    def end_stream(self, target: ToStream, reason: bytes, *, drop_queued: bool = False) -> None:
+        """Close a stream's channel, behind what is queued on it or instead of that.
+
+        `reason` is for the other end, MAX_PAYLOAD_BYTES at most.  For one channel once.
+        """
+        channel = self._channels.channel_in_turn(target)
+        if drop_queued:
+            if channel.sent_bytes:
+                self._open_reassembly_bytes -= len(channel.queue[0][1])
+                channel.sent_bytes = 0
+            channel.queue.clear()
+        self.enqueue(channel, _CLOSE, reason)
 
     def enqueue_signal(self, body: bytes, target: Target = CONTROL) -> None:
         """Queue a signal, which needs no credit.
@@ -219,15 +242,19 @@ class Sending:
 
     @property
     def queued_items(self) -> int:
-        """Items that wait for their turn."""
-        return sum(len(channel.queue) for channel in self._channels)
+        """Messages, calls, replies and signals that wait for their turn; no stream's."""
+        return sum(
+            len(channel.queue)
+            for channel in self._channels
+            if not isinstance(channel.target, ToStream)
+        )
 
     @property
     def drained(self) -> bool:
         """Whether the peer's node has everything that was ever queued here."""
         return not (
             self.unacknowledged.size_bytes
-            or self.queued_items
+            or any(channel.queue for channel in self._channels)
             or self._housekeeping
             or self._grants
         )
@@ -255,7 +282,7 @@ class Sending:
             return again
         if self._peer is None:
             return b""
-        frames = _Frames()
+        frames = Batch(self.last_sent)
         control = self._rings[Priority.CONTROL]
         messages, bulk = self._rings[Priority.MESSAGES], self._rings[Priority.BULK]
         if control and self._may_send_control():
@@ -265,10 +292,10 @@ class Sending:
             # Credit waits too: a peer that acknowledges nothing is not to be given more of it.
             if self._grants:
                 for channel_id, credit in self._grants.items():
-                    self._add(frames, FrameType.CREDIT, channel_id, _GRANT.pack(credit))
+                    frames.add(FrameType.CREDIT, channel_id, _GRANT.pack(credit))
                 self._grants.clear()
             while self._housekeeping:
-                self._add(frames, *self._housekeeping.popleft())
+                frames.add(*self._housekeeping.popleft())
             bulk_room = self._bulk_room()
             blocked = 0  # bulk channels in a row that may not begin now
             while frames.size < BATCH_BYTES and (
@@ -289,9 +316,10 @@ class Sending:
                         blocked += 1
                         self._next_to_begin = self._next_to_begin or channel
                         bulk.append(channel)
-        if not frames.parts:
+        if not frames.size:
             return b""
-        data = b"".join(frames.parts)
+        data = frames.data()
+        self.last_sent = frames.last_sequence
         self.unacknowledged.keep(self.last_sent, data, frames.bulk_bytes)
         return data
 
@@ -309,7 +337,7 @@ class Sending:
     def _may_begin(self, channel: OutboundChannel) -> bool:
         """Large items are begun only as far as the peer has room to put them together, and none
         before one that has waited for room longer: smaller ones would take it away for ever."""
-        if channel.sent_bytes or self._peer is None:
+        if channel.sent_bytes or self._peer is None or channel.queue[0][0] in (_BYTES, _CLOSE):
             return True
         if self._next_to_begin not in (None, channel):
             return False
@@ -318,15 +346,22 @@ class Sending:
 
     # -- frames -------------------------------------------------------------------------------
 
-    def _next_frame(self, channel: OutboundChannel, frames: _Frames) -> None:
+    def _next_frame(self, channel: OutboundChannel, frames: Batch) -> None:
         """Add the channel's next frame, after its OPEN if it has none yet, and put the channel
         back into the ring that it now belongs to."""
         if not channel.announced:
             channel.announced = True
-            self._add(frames, FrameType.OPEN, channel.id, encode_target(channel.target))
+            frames.add(FrameType.OPEN, channel.id, encode_target(channel.target))
         queue = channel.queue
         type_, body = queue[0]
-        if len(body) > MAX_ITEM_BYTES:
+        if type_ is _BYTES:
+            queue.popleft()
+            frames.add_bulk(_BYTES, channel.id, body)
+        elif type_ is _CLOSE:
+            frames.add(_CLOSE, channel.id, body)
+            self._channels.forget(channel)
+            return
+        elif len(body) > MAX_ITEM_BYTES:
             self._next_fragment(channel, frames)
         else:
             bodies = []
@@ -342,31 +377,29 @@ class Sending:
             if type_ is _REPLIES or type_ is _SIGNALS:
                 item_bytes = sum(map(len, bodies)) + len(bodies) * ITEM_OVERHEAD_BYTES
                 self._uncredited_bytes -= item_bytes
-            self._add(frames, type_, channel.id, pack_items(bodies))
+            frames.add(type_, channel.id, pack_items(bodies))
         if queue:
             self._rings[_priority(channel)].append(channel)
             return
         channel.ready = False
-        channel.last_sent = self.last_sent
+        channel.last_sent = frames.last_sequence
         if isinstance(channel.target, ToNode) and channel.id >= FIRST_FREE_CHANNEL:
             # A large reply's lane lasts for that reply.
             self._channels.close(channel)
 
-    def _next_fragment(self, channel: OutboundChannel, frames: _Frames) -> None:
+    def _next_fragment(self, channel: OutboundChannel, frames: Batch) -> None:
         type_, body = channel.queue[0]
         total = len(body)
         start = channel.sent_bytes
-        before = frames.size
         if start == 0:
             self._open_reassembly_bytes += total
             end = FIRST_FRAGMENT_BYTES
             first = pack_first_fragment(type_, total, body[:end])
-            self._add(frames, FrameType.FRAGMENT, channel.id, first, FLAG_FIRST)
+            frames.add_bulk(FrameType.FRAGMENT, channel.id, first, FLAG_FIRST)
         else:
             end = min(start + MAX_PAYLOAD_BYTES, total)
             # A view: it is copied once, into the batch.
-            self._add(frames, FrameType.FRAGMENT, channel.id, memoryview(body)[start:end])
-        frames.bulk_bytes += frames.size - before
+            frames.add_bulk(FrameType.FRAGMENT, channel.id, memoryview(body)[start:end])
         channel.sent_bytes = end
         if end >= total:
             channel.queue.popleft()
@@ -376,25 +409,11 @@ class Sending:
                 self._uncredited_bytes -= total + ITEM_OVERHEAD_BYTES
             self._counters.items_sent += 1
 
-    def _add(
-        self,
-        frames: _Frames,
-        type_: FrameType,
-        channel: int,
-        payload: bytes | memoryview,
-        flags: int = 0,
-    ) -> None:
-        """Number a frame, and add it to the batch."""
-        self.last_sent += 1
-        size = len(payload)
-        frames.parts.append(HEADER.pack(size, type_, flags, channel, self.last_sent))
-        frames.parts.append(payload)
-        frames.size += HEADER_BYTES + size
-
 
 def _priority(channel: OutboundChannel) -> Priority:
     if channel.id == CONTROL.lane:
         return Priority.CONTROL
-    if len(channel.queue[0][1]) > MAX_ITEM_BYTES:
+    type_, body = channel.queue[0]
+    if type_ is _BYTES or len(body) > MAX_ITEM_BYTES:
         return Priority.BULK
     return Priority.MESSAGES

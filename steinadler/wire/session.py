@@ -75,8 +75,8 @@ class Session:
     """Both directions of one session.  Make one per pair of node lives that found each other.
 
     Until `connected` was called for the first time no channel has credit, and nothing is sent.
-    `channel`, `enqueue`, `enqueue_signal` and `enqueue_reply` are those of `Sending`; the first
-    raises `DeliveryError` when the peer allows no further channel.
+    `channel`, `enqueue`, `enqueue_signal`, `enqueue_reply`, `enqueue_bytes` and `end_stream` are
+    those of `Sending`; the first raises `DeliveryError` when the peer allows no further channel.
     """
 
     def __init__(self, settings: WireSettings) -> None:
@@ -90,6 +90,8 @@ class Session:
         self.enqueue = self._sending.enqueue
         self.enqueue_signal = self._sending.enqueue_signal
         self.enqueue_reply = self._sending.enqueue_reply
+        self.enqueue_bytes = self._sending.enqueue_bytes
+        self.end_stream = self._sending.end_stream
         self.has_room_for_reply = self._sending.has_room_for_reply
         self._reader = FrameReader()
         self._unnumbered: list[bytes] = []
