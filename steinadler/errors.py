@@ -113,6 +113,22 @@ class NotEncodable(DeliveryError, TypeError):
     """The message holds something that cannot travel; the text names the type."""
 
 
+class StreamError(DeliveryError):
+    """A stream did not come to be; the subclass says why.  Nothing was sent on it."""
+
+
+class NoSuchService(StreamError):
+    """The node, or with "@*" every member, offers no service of that name."""
+
+
+class StreamRefused(StreamError):
+    """The service is offered, and more connections wait or are open than its node allows."""
+
+
+class NotClaimable(StreamError):
+    """The reference means nothing (any more): claimed already, withdrawn, or out of time."""
+
+
 class RemoteError(SteinadlerError):
     """The called code raised; `type_name` and `text` tell what.  The object never travels."""
 

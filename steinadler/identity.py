@@ -17,7 +17,8 @@ from steinadler.errors import ConfigError
 # instance name (RFC 6763 section 4.1.1: 63 bytes).
 _NODE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
 MAX_PROCESS_NAME_BYTES = 255
-# The types that a node hosts travel in one of its labels, with commas between.
+# The types that a node hosts travel in one of its labels, with commas between; so do services.
+_SERVICE = re.compile(r"[!-+.0-?A-~-]{1,255}\Z")
 _ENTITY_TYPE = re.compile(r"[!-+.0-~-]{1,255}\Z")
 MAX_ENTITY_ID_BYTES = 1024
 
@@ -99,6 +100,28 @@ class EntityKey:
         return f"{self.type}/{self.id}"
 
 
+@dataclass(frozen=True, slots=True)
+class SourceRef:
+    """A promise of the receiving end of a channel, to be put into a message: `Node.claim`.
+
+    `node` has the sending end; `token` is known to nobody who was not given it.
+    """
+
+    node: NodeId
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class SinkRef:
+    """A promise of the sending end of a channel, to be put into a message: `Node.claim`.
+
+    `node` has the receiving end; `token` is known to nobody who was not given it.
+    """
+
+    node: NodeId
+    token: int
+
+
 Destination: TypeAlias = "ProcessId | ProcessName | str"
 
 
@@ -136,6 +159,16 @@ def check_entity_type(type_: str) -> str:
             '"/" and ","'
         )
     return type_
+
+
+def check_service(name: str) -> str:
+    """Return `name`; raise `ConfigError` when no service can be called so."""
+    if not isinstance(name, str) or not _SERVICE.match(name):
+        raise ConfigError(
+            f"{name!r:.300} cannot name a service: use 1 to 255 visible ASCII characters without "
+            '"/", "@" and ","'
+        )
+    return name
 
 
 def parse_destination(text: str) -> ProcessName:

@@ -1,10 +1,11 @@
 """Messages as bytes: CBOR (RFC 8949) with a closed set of tags, never pickle.
 
 What may travel: None, booleans, integers, floats, text, bytes, lists, dicts, tuples, sets,
-frozensets, aware datetimes, dates, `Decimal`, `UUID`, IP addresses, `NodeId`, `ProcessId`, and
-the dataclasses and enums that both sides registered with `@steinadler.message`.  Decoding builds
-those and nothing else (but for cbor2's inert `undefined`, simple values and, in dict keys,
-`frozendict`): no import by name, no call of anything that was not registered.
+frozensets, aware datetimes, dates, `Decimal`, `UUID`, IP addresses, `NodeId`, `ProcessId`,
+`SourceRef`, `SinkRef`, and the dataclasses and enums that both sides registered with
+`@steinadler.message`.  Decoding builds those and nothing else (but for cbor2's inert `undefined`,
+simple values and, in dict keys, `frozendict`): no import by name, no call of anything that was
+not registered.
 
 Each arrives equal and of the same type, at every depth.  What merely behaves like one arrives as
 the plain one: a bytearray or memoryview as bytes, a subclass of int, str, list or dict (so an
@@ -25,31 +26,28 @@ import enum
 import functools
 import io
 import operator
-import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal
-from email.mime.text import MIMEText
-from fractions import Fraction
 from functools import partial
 from typing import Any, TypeVar, overload
 
 import cbor2
 
 from steinadler.errors import ConfigError, MessageTooLarge, NotEncodable, RemoteProtocolError
-from steinadler.identity import NodeId, ProcessId
-
-TAG_TUPLE = 22497
-TAG_DATACLASS = 22498  # [registered name, {field: value}]
-TAG_ENUM = 22499  # [registered name, member name]
-TAG_NODE_ID = 22500  # [name, incarnation]
-TAG_PROCESS_ID = 22501  # [node name, incarnation, number]
-TAG_FROZENSET = 22502  # array; tag 258 is for sets
-TAG_DECIMAL_TEXT = 22503  # for what tag 4 cannot say: NaN, infinities, minus zero
+from steinadler.wire.values import (
+    ENCODERS,
+    NEUTRAL_DECODERS,
+    SEMANTIC_DECODERS,
+    TAG_DATACLASS,
+    TAG_ENUM,
+    TAG_TUPLE,
+    array_of,
+    ignore_tag,
+    refuse,
+    refuse_tag,
+)
 
 # The precedent is JSON parsers' usual 100 to 1000; deeper than this is an attack or a mistake.
 MAX_NESTING = 256
-# `Decimal(int)` is quadratic, so a decimal from a peer may have only so many bits.
-MAX_DECIMAL_BITS = 14_000  # below the 4300 digits at which Python refuses int <-> str
 # Of the exception's text in ours: it may quote the message, which may be large.
 _MAX_ERROR_LENGTH = 300
 
@@ -70,7 +68,7 @@ class MessageTypes:
     def __init__(self) -> None:
         self._by_name: dict[str, type] = {}
         # How cbor2 is to write each class: ours, and what cbor2 would do otherwise by itself.
-        self.encoders: dict[type, Callable[[cbor2.CBOREncoder, Any], None]] = dict(_ENCODERS)
+        self.encoders: dict[type, Callable[[cbor2.CBOREncoder, Any], None]] = dict(ENCODERS)
 
     @overload
     def register(self, cls: _T) -> _T: ...
@@ -154,137 +152,6 @@ def _flag_name(value: enum.Flag) -> str:
     return "|".join(str(bit.name) for bit in bits)
 
 
-def _encode_tuple(encoder: cbor2.CBOREncoder, value: tuple[Any, ...]) -> None:
-    encoder.encode_semantic(TAG_TUPLE, list(value))
-
-
-def _encode_set(encoder: cbor2.CBOREncoder, value: set[Any]) -> None:
-    encoder.encode_semantic(258, list(value))
-
-
-def _encode_frozenset(encoder: cbor2.CBOREncoder, value: frozenset[Any]) -> None:
-    # The set inside makes cbor2 decode the elements as hashable ones.
-    encoder.encode_semantic(TAG_FROZENSET, set(value))
-
-
-def _encode_decimal(encoder: cbor2.CBOREncoder, value: Decimal) -> None:
-    sign, digits, exponent = value.as_tuple()
-    if not isinstance(exponent, int) or (sign and not value):
-        encoder.encode_semantic(TAG_DECIMAL_TEXT, str(value))
-        return
-    mantissa = int("".join(map(str, digits)))
-    if mantissa.bit_length() > MAX_DECIMAL_BITS:
-        raise ValueError("a decimal with too many digits")
-    encoder.encode_semantic(4, [exponent, -mantissa if sign else mantissa])
-
-
-def _encode_memoryview(encoder: cbor2.CBOREncoder, value: memoryview) -> None:
-    encoder.encode_bytes(bytes(value))
-
-
-def _encode_node_id(encoder: cbor2.CBOREncoder, value: NodeId) -> None:
-    encoder.encode_semantic(TAG_NODE_ID, [value.name, value.incarnation])
-
-
-def _encode_process_id(encoder: cbor2.CBOREncoder, value: ProcessId) -> None:
-    encoder.encode_semantic(TAG_PROCESS_ID, [value.node.name, value.node.incarnation, value.number])
-
-
-def _refuse(encoder: object, value: object) -> None:
-    raise TypeError(
-        f"{type(value).__module__}.{type(value).__qualname__} cannot be in a message; if it is "
-        "a dataclass or an enum of yours, register it with @steinadler.message"
-    )
-
-
-def _array(value: Any, length: int) -> Any:
-    # Other things can be unpacked too: an IP network into each of its 2**128 addresses.
-    if not isinstance(value, (list, tuple)) or len(value) != length:
-        raise ValueError(f"an array of {length} was expected")
-    return value
-
-
-def _decode_decimal(value: Any, immutable: bool) -> Decimal:
-    exponent, mantissa = _array(value, 2)
-    if not isinstance(exponent, int):  # a text would make a NaN or an infinity
-        raise ValueError("a decimal fraction whose exponent is not an integer")
-    if mantissa.bit_length() > MAX_DECIMAL_BITS:
-        raise ValueError("a decimal with too many digits")
-    digits = tuple(map(int, str(abs(mantissa))))
-    return Decimal((int(mantissa < 0), digits, exponent))
-
-
-def _decode_decimal_text(value: Any, immutable: bool) -> Decimal:
-    if not isinstance(value, str):
-        raise ValueError("a decimal that is not text")
-    return Decimal(value)
-
-
-def _decode_frozenset(value: Any, immutable: bool) -> frozenset[Any]:
-    if not isinstance(value, (set, frozenset)):
-        raise ValueError("a frozenset that is not a set")
-    return frozenset(value)
-
-
-def _decode_tuple(value: Any, immutable: bool) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError("a tuple that is not an array")
-    return tuple(value)
-
-
-def _decode_node_id(value: Any, immutable: bool) -> NodeId:
-    name, incarnation = _array(value, 2)
-    return _node_id(name, incarnation)
-
-
-def _decode_process_id(value: Any, immutable: bool) -> ProcessId:
-    name, incarnation, number = _array(value, 3)
-    if not isinstance(number, int) or number < 0:
-        raise ValueError("a process number that is not a natural number")
-    return ProcessId(_node_id(name, incarnation), number)
-
-
-def _refuse_tag(value: object, immutable: bool) -> Any:
-    raise ValueError("a CBOR tag that is not used here")
-
-
-def _ignore_tag(value: object, immutable: bool) -> None:
-    return None
-
-
-# What cbor2 would decode by itself and we do not use: references (they make cycles), regular
-# expressions, MIME, rationals, big floats, complex numbers, epoch dates.
-_REFUSED_TAGS = (1, 5, 25, 28, 29, 30, 35, 36, 100, 256, 260, 261, 43000, 55799)
-_SEMANTIC_DECODERS: dict[int, Any] = {
-    **dict.fromkeys(_REFUSED_TAGS, _refuse_tag),
-    4: _decode_decimal,
-    TAG_DECIMAL_TEXT: _decode_decimal_text,
-    TAG_TUPLE: _decode_tuple,
-    TAG_FROZENSET: _decode_frozenset,
-    TAG_NODE_ID: _decode_node_id,
-    TAG_PROCESS_ID: _decode_process_id,
-}
-# To look only at the nesting, no tag means anything; the tags are those of RFC 8949 that cbor2
-# decodes by itself.
-_NEUTRAL_TAGS = {**_SEMANTIC_DECODERS, **dict.fromkeys((0, 2, 3, 37, 52, 54, 258, 1004))}
-_NEUTRAL_DECODERS: dict[int, Any] = dict.fromkeys(_NEUTRAL_TAGS, _ignore_tag)
-_ENCODERS: dict[type, Callable[[cbor2.CBOREncoder, Any], None]] = {
-    # Left to itself, cbor2 recurses into these without a limit and overflows the C stack.
-    list: cbor2.CBOREncoder.encode_array,
-    dict: cbor2.CBOREncoder.encode_map,
-    tuple: _encode_tuple,
-    set: _encode_set,
-    frozenset: _encode_frozenset,
-    Decimal: _encode_decimal,
-    memoryview: _encode_memoryview,
-    NodeId: _encode_node_id,
-    ProcessId: _encode_process_id,
-    **dict.fromkeys(
-        (complex, Fraction, re.Pattern, MIMEText, cbor2.CBORTag, cbor2.CBORSimpleValue), _refuse
-    ),
-}
-
-
 DEFAULT_MESSAGE_TYPES = MessageTypes()
 
 
@@ -295,16 +162,16 @@ class Codec:
         self._limit = max_message_bytes
         # Kept, because to make one costs as much as to encode a small message with it.
         self._dumps = cbor2.CBOREncoder(
-            io.BytesIO(), encoders=types.encoders, default=_refuse
+            io.BytesIO(), encoders=types.encoders, default=refuse
         ).encode_to_bytes
         decoders = {
-            **_SEMANTIC_DECODERS,
-            TAG_DATACLASS: lambda value, immutable: types.build_dataclass(*_array(value, 2)),
-            TAG_ENUM: lambda value, immutable: types.build_enum(*_array(value, 2)),
+            **SEMANTIC_DECODERS,
+            TAG_DATACLASS: lambda value, immutable: types.build_dataclass(*array_of(value, 2)),
+            TAG_ENUM: lambda value, immutable: types.build_enum(*array_of(value, 2)),
         }
         self._loads = partial(
             cbor2.loads,
-            tag_hook=_refuse_tag,
+            tag_hook=refuse_tag,
             semantic_decoders=decoders,
             max_depth=MAX_NESTING,
         )
@@ -381,16 +248,10 @@ def _bytes_in(data: bytes) -> bytes | None:
     return body if len(body) == size and len(data) >= start else None
 
 
-def _node_id(name: object, incarnation: object) -> NodeId:
-    if not isinstance(name, str) or not isinstance(incarnation, int) or incarnation < 0:
-        raise ValueError("a node id is a text and a natural number")
-    return NodeId(name, incarnation)
-
-
 def _nested_too_deep(data: bytes) -> bool:
     try:
         cbor2.loads(
-            data, tag_hook=_ignore_tag, semantic_decoders=_NEUTRAL_DECODERS, max_depth=MAX_NESTING
+            data, tag_hook=ignore_tag, semantic_decoders=NEUTRAL_DECODERS, max_depth=MAX_NESTING
         )
     except cbor2.CBORDecodeError:  # what encoded well is well-formed: it can only be the depth
         return True

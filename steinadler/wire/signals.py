@@ -23,6 +23,10 @@ SHUTDOWN = "shutdown"
 NO_PROCESS = "noproc"
 NO_CONNECTION = "noconnection"
 MAX_REASON_LENGTH = 4096
+MAX_TYPE_NAME_LENGTH = 256
+
+# An error as others hear of it: its type name and its text.
+Failure: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,26 @@ class CancelCall:
     call: int
 
 
+@dataclass(frozen=True, slots=True)
+class StreamStop:
+    """Nobody reads one direction of a stream any more: the one in which the receiver of this sends.
+
+    `number` and `by_sender` are those of that direction's target (`ToStream`), `failure` the type
+    name and text of the error that ended the reading, if one did.
+    """
+
+    number: int
+    by_sender: bool
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAbort:
+    """The sender of this gave up opening a stream: the receiver is to forget it, if it has it."""
+
+    number: int
+
+
 Signal: TypeAlias = (
     MonitorRequest
     | DemonitorRequest
@@ -93,6 +117,8 @@ Signal: TypeAlias = (
     | UnlinkRequest
     | ExitNotice
     | CancelCall
+    | StreamStop
+    | StreamAbort
 )
 
 
@@ -118,6 +144,10 @@ def encode_signal(signal: Signal) -> bytes:
             return plain.dumps([6, origin, plain.clipped(reason, MAX_REASON_LENGTH), linked])
         case CancelCall(call):
             return plain.dumps([7, call])
+        case StreamStop(number, by_sender, failure):
+            return plain.dumps([8, number, by_sender, failure and failure_array(failure)])
+        case StreamAbort(number):
+            return plain.dumps([9, number])
         case _:
             assert_never(signal)
 
@@ -153,6 +183,24 @@ def decode_signal(data: bytes) -> Signal | None:
             )
         case [7, call, *_]:
             return CancelCall(natural(call))
+        case [8, number, bool() as by_sender, failure, *_]:
+            return StreamStop(
+                natural(number), by_sender, None if failure is None else failure_of(failure)
+            )
+        case [9, number, *_]:
+            return StreamAbort(natural(number))
         case [int() as code, *_] if code > 63:
             return None
     raise RemoteProtocolError("a signal that is none of ours")
+
+
+def failure_array(failure: Failure) -> list[object]:
+    """A failure as it travels, cut to the lengths that a peer accepts."""
+    name, text = failure
+    return [plain.clipped(name, MAX_TYPE_NAME_LENGTH), plain.clipped(text, MAX_REASON_LENGTH)]
+
+
+def failure_of(value: object) -> Failure:
+    """Undo `failure_array`; raise `RemoteProtocolError` when it is none."""
+    name, text = plain.array(value, 2)[:2]
+    return plain.text(name, MAX_TYPE_NAME_LENGTH), plain.text(text, MAX_REASON_LENGTH)

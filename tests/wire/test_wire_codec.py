@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from steinadler.errors import ConfigError, MessageTooLarge, NotEncodable, RemoteProtocolError
 from steinadler.identity import NodeId, ProcessId
-from steinadler.wire.codec import (
-    MAX_NESTING,
+from steinadler.wire.codec import MAX_NESTING, Codec, MessageTypes
+from steinadler.wire.values import (
     TAG_DATACLASS,
     TAG_DECIMAL_TEXT,
     TAG_ENUM,
@@ -31,8 +31,6 @@ from steinadler.wire.codec import (
     TAG_NODE_ID,
     TAG_PROCESS_ID,
     TAG_TUPLE,
-    Codec,
-    MessageTypes,
 )
 
 LIMIT = 1 << 20

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from steinadler.errors import RemoteProtocolError
 from steinadler.identity import NodeId, ProcessId
-from steinadler.wire.codec import TAG_DATACLASS, TAG_ENUM, Codec, MessageTypes
+from steinadler.wire.codec import Codec, MessageTypes
+from steinadler.wire.values import TAG_DATACLASS, TAG_ENUM
 
 TYPES = MessageTypes()
 CALLED: list[str] = []
