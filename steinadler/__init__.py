@@ -14,6 +14,7 @@ The layout, from the bottom up (each may import only from those above it in this
     transport   Trio      TCP and TLS, links, connections
     discovery   Trio      mDNS, seeds, the runtime folder
     process     Trio      mailboxes and process tasks
+    stream      Trio      channels of objects and streams of bytes between nodes
     entity      Trio      virtual actors: one owner each, durable state
     node        Trio      composes all of it; `open_node`
     sidecar     Trio      entities of programs in any language, behind HTTP
@@ -29,11 +30,13 @@ from steinadler.config import (
     DialSettings,
     EntitySettings,
     MembershipSettings,
+    StreamSettings,
     WireSettings,
 )
 from steinadler.entity.python import Entity, command
 from steinadler.entity.router import EntityRef
 from steinadler.errors import (
+    ClaimError,
     ConfigError,
     DeliveryError,
     EntityError,
@@ -50,6 +53,7 @@ from steinadler.errors import (
     NoSuchCommand,
     NoSuchEntityType,
     NoSuchProcess,
+    NoSuchService,
     NotAuthorized,
     NotEncodable,
     ProcessExited,
@@ -61,8 +65,18 @@ from steinadler.errors import (
     StateTooLarge,
     SteinadlerError,
     StoreUnavailable,
+    StreamError,
+    StreamRefused,
 )
-from steinadler.identity import Address, EntityKey, NodeId, ProcessId, ProcessName
+from steinadler.identity import (
+    Address,
+    EntityKey,
+    NodeId,
+    ProcessId,
+    ProcessName,
+    SinkRef,
+    SourceRef,
+)
 from steinadler.membership import Member, MemberState
 from steinadler.node import (
     ALL,
@@ -76,6 +90,13 @@ from steinadler.node import (
 )
 from steinadler.process import DEFAULT_EXPORTS as _EXPORTS
 from steinadler.process import Call, Down, Exit, Process, ProcessStatistics
+from steinadler.stream import (
+    ByteStream,
+    ReceiveChannel,
+    SendChannel,
+    StreamListener,
+    StreamStatistics,
+)
 from steinadler.wire.codec import DEFAULT_MESSAGE_TYPES as _MESSAGE_TYPES
 
 export = _EXPORTS.export
@@ -84,7 +105,9 @@ message = _MESSAGE_TYPES.register
 __all__ = [
     "ALL",
     "Address",
+    "ByteStream",
     "Call",
+    "ClaimError",
     "Config",
     "ConfigError",
     "ConnectionStatistics",
@@ -114,6 +137,7 @@ __all__ = [
     "NoSuchCommand",
     "NoSuchEntityType",
     "NoSuchProcess",
+    "NoSuchService",
     "Node",
     "NodeClosed",
     "NodeDown",
@@ -127,13 +151,22 @@ __all__ = [
     "ProcessName",
     "ProcessStatistics",
     "ProtocolError",
+    "ReceiveChannel",
     "RemoteError",
     "RemoteProtocolError",
     "SecurityError",
+    "SendChannel",
+    "SinkRef",
+    "SourceRef",
     "StaleEpoch",
     "StateTooLarge",
     "SteinadlerError",
     "StoreUnavailable",
+    "StreamError",
+    "StreamListener",
+    "StreamRefused",
+    "StreamSettings",
+    "StreamStatistics",
     "WireSettings",
     "command",
     "export",

@@ -159,6 +159,20 @@ class EntitySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """How streams are opened.  Their flow control and limits are those of `WireSettings`."""
+
+    # How long the end of a channel that was given away may wait to be claimed.
+    claim_timeout_s: float = 30.0
+    # Streams that one peer may have open to services of this node (each costs about 3 KiB, and the
+    # window of what its program has not taken); a connection beyond it is refused.
+    max_streams: int = 32_768
+
+    def __post_init__(self) -> None:
+        _require_positive(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set, in one frozen value."""
 
@@ -166,6 +180,7 @@ class Config:
     membership: MembershipSettings = field(default_factory=MembershipSettings)
     dial: DialSettings = field(default_factory=DialSettings)
     entities: EntitySettings = field(default_factory=EntitySettings)
+    streams: StreamSettings = field(default_factory=StreamSettings)
     # What processes on this node may have waiting in the mailbox of one process of this node.
     mailbox_bytes: int = 1 * MIB
     # A node that has so many processes spawns no more for its peers (a process takes about 4 KiB

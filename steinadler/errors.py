@@ -114,7 +114,7 @@ class NotEncodable(DeliveryError, TypeError):
 
 
 class StreamError(DeliveryError):
-    """A stream did not come to be; the subclass says why.  Nothing was sent on it."""
+    """A stream did not come to be; the subclass says why."""
 
 
 class NoSuchService(StreamError):
@@ -125,8 +125,9 @@ class StreamRefused(StreamError):
     """The service is offered, and more connections wait or are open than its node allows."""
 
 
-class NotClaimable(StreamError):
-    """The reference means nothing (any more): claimed already, withdrawn, or out of time."""
+class ClaimError(StreamError):
+    """A channel's end that was given away has not found its one new owner: it was claimed already,
+    or withdrawn, or nobody claimed it in time."""
 
 
 class RemoteError(SteinadlerError):

@@ -11,6 +11,7 @@ protocol of its own: credit, size limits, errors and cancellation are those of e
     $spawn       ("spawn", export, args, name) -> ProcessId
                  ("run", export, args) -> what the function returns; giving up the call ends it
     $entities    entity calls of other nodes: see `steinadler.entity.service`
+    $streams     opens streams for other nodes: see `steinadler.stream.service`
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 import outcome
 import trio
 
-from steinadler.entity import service
+from steinadler.entity import service as entity_service
 from steinadler.errors import ConfigError, SteinadlerError
 from steinadler.identity import Address
 from steinadler.process import Call, Exports, Process
 from steinadler.process.exports import ProcessFunction
+from steinadler.stream import service as stream_service
 
 if TYPE_CHECKING:
     from steinadler.node.node import Node
@@ -48,7 +50,8 @@ def start_all(node: Node, max_processes: int) -> None:
         ("$statistics", _statistics),
     ):
         node.spawn_builtin(function, node, name=name)
-    node.spawn_builtin(service.serve, node.entities, name=service.SERVICE)
+    node.spawn_builtin(entity_service.serve, node.entities, name=entity_service.SERVICE)
+    node.spawn_builtin(stream_service.serve, node.streams, name=stream_service.SERVICE)
     node.spawn_builtin(_spawner, node, node.exports, max_processes, name="$spawn")
 
 

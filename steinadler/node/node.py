@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from enum import Enum
-from typing import Any
+from typing import Any, overload
 
 import outcome
 import trio
@@ -31,6 +31,8 @@ from steinadler.identity import (
     NodeId,
     ProcessId,
     ProcessName,
+    SinkRef,
+    SourceRef,
     check_process_name,
 )
 from steinadler.membership import Member
@@ -43,11 +45,20 @@ from steinadler.node.watching import Monitor, Watching
 from steinadler.process import DEFAULT_EXPORTS, Exports, Process, ProcessStatistics
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.table import Processes, WhenDone
+from steinadler.stream import (
+    ByteStream,
+    ReceiveChannel,
+    SendChannel,
+    StreamListener,
+    StreamStatistics,
+)
+from steinadler.stream.streams import Streams
 from steinadler.transport.link import Link
 from steinadler.transport.network import Network, Role
-from steinadler.wire.channels import ToName
+from steinadler.wire.channels import Target, ToName
 from steinadler.wire.codec import DEFAULT_MESSAGE_TYPES, Codec, MessageTypes
 from steinadler.wire.session import Arrived
+from steinadler.wire.signals import Signal
 
 logger = logging.getLogger("steinadler.node")
 
@@ -100,6 +111,9 @@ class Node:
         )
         self.open_item = self._router.open_item  # no step more than needed, for every message
         self._watching = Watching(id_, self._processes, self._router)
+        self.streams = Streams(self, codec, config.streams, config.mailbox_bytes, rng)
+        self._router.on_stream_items = self.streams.table.arrived
+        self._router.on_stream_signal = self.streams.table.signalled
         self._gauges = Gauges(self._processes, self._peering, self._router, self._watching)
         self.entities = Entities(
             self,
@@ -324,6 +338,50 @@ class Node:
         """
         return self._watching.monitor(destination)
 
+    # -- streams ------------------------------------------------------------------------------
+
+    def open_channel(self) -> tuple[SendChannel, ReceiveChannel]:
+        """A channel of objects, as `trio.open_memory_channel`; one of its ends may be given to
+        another process, here or on another node, with `ref` in a message.  Raises `NodeClosed`.
+        """
+        return self.streams.open_channel()
+
+    @overload
+    def claim(self, reference: SourceRef) -> Coroutine[Any, Any, ReceiveChannel]: ...
+    @overload
+    def claim(self, reference: SinkRef) -> Coroutine[Any, Any, SendChannel]: ...
+
+    def claim(self, reference: SourceRef | SinkRef) -> Coroutine[Any, Any, Any]:
+        """Take the end of a channel that a message brought a reference to: the receiving end for
+        a `SourceRef`, the sending end for a `SinkRef`.
+
+        Raises `ClaimError` when it was claimed already, withdrawn or out of time, `NodeDown` when
+        its node is, `ConfigError` for anything else than a reference.  Cancelled, the end may
+        have been claimed; then it was closed.
+        """
+        return self.streams.claim(reference)
+
+    def connect(self, service: str) -> Coroutine[Any, Any, ByteStream]:
+        """Open a byte stream to a service: "name@node", "name@*" for any member that offers it,
+        or "name" for this node's own.
+
+        Of several members each gets its turn; one that is down or refuses is passed over.
+        Returns when the stream waits there to be accepted.  Raises `NoSuchService`,
+        `StreamRefused`, `NodeDown`, `ConfigError` for what cannot name a service.  Cancelled, the
+        other end sees its stream break off, if there is one.
+        """
+        return self.streams.connect(service)
+
+    def listen(self, service: str, *, backlog: int = 1024) -> StreamListener:
+        """Offer a service to the cluster: whoever connects to it is to be accepted.
+
+        The others see it in this node's labels, and "name@*" finds it.  `backlog` connections may
+        wait to be accepted; one beyond them is refused.  Raises `NameConflict` when this node
+        offers it already, `ConfigError` for what cannot name a service, or when the names of all
+        of its services are longer than a label, `NodeClosed`.
+        """
+        return self.streams.listen(service, backlog)
+
     # -- entities -----------------------------------------------------------------------------
 
     def entity(self, type_: str, id_: str) -> EntityRef:
@@ -362,6 +420,13 @@ class Node:
         """
         return self._gauges.processes(busiest)
 
+    def stream_statistics(self) -> tuple[StreamStatistics, ...]:
+        """The ends of streams that are open here, a stream within the node twice.
+
+        Takes a step for each.
+        """
+        return self.streams.table.statistics()
+
     # -- what processes ask (`steinadler.process.Host`) ----------------------------------------
 
     def monitor_for(self, process: Process, destination: Destination) -> int:
@@ -391,6 +456,20 @@ class Node:
         self._processes.remove(process, result)
         self._router.process_ended(process, reason)
         self._watching.process_ended(process, reason)
+
+    # -- what streams ask (`steinadler.stream.streams.Cluster`) --------------------------------
+
+    def link_to(self, name: str) -> Link:
+        return self._peering.link_to(name)
+
+    def link_to_life(self, node: NodeId) -> Link:
+        return self._peering.link_to_life(node)
+
+    def post(self, node: NodeId, target: Target, signal: Signal) -> None:
+        self._router.post(node, target, signal)
+
+    def require_open(self) -> None:
+        self._peering.require_open()
 
     # -- what entities ask (`steinadler.entity.router.Cluster`) --------------------------------
 
@@ -443,6 +522,7 @@ class Node:
         self._gauges.peer_lost(link)
         self._router.peer_lost(link, reason)
         self._watching.peer_lost(link.node)
+        self.streams.table.peer_lost(link.node, reason)
 
     def arrived(self, link: Link, items: Arrived) -> None:
         self._router.arrived(link, items)
@@ -469,6 +549,7 @@ class Node:
                 # Before the port opens: whoever connects may call them at once.
                 await nursery.start(self._run_processes)
                 await nursery.start(self._run_entities)
+                await nursery.start(self._run_streams)
                 builtin.start_all(self, self._config.max_processes)
                 self.addresses = await nursery.start(self._peering.run, host, port)
                 for source in sources(self):
@@ -493,7 +574,11 @@ class Node:
     async def _run_entities(self, *, task_status: trio.TaskStatus[None]) -> None:
         await self.entities.run(task_status=task_status)
 
+    async def _run_streams(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await self.streams.run(task_status=task_status)
+
     async def _close(self) -> None:
+        self.streams.close()
         await self.entities.aclose()
         with trio.move_on_after(self._config.shutdown_grace_s) as scope:
             await self._processes.shut_down()

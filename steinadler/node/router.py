@@ -47,6 +47,7 @@ from steinadler.wire.channels import (
     Target,
     ToName,
     ToProcess,
+    ToStream,
 )
 from steinadler.wire.codec import Codec
 from steinadler.wire.frames import FrameType
@@ -54,6 +55,8 @@ from steinadler.wire.session import Arrived
 from steinadler.wire.signals import (
     CancelCall,
     Signal,
+    StreamAbort,
+    StreamStop,
     decode_signal,
     encode_signal,
 )
@@ -88,6 +91,9 @@ class Router:
         self._peering = peering
         # Who takes the signals that are not about calls; `Watching` puts itself here.
         self.on_signal: Callable[[NodeId, Target, Signal], None] = _ignore
+        # Who takes what concerns streams; the node puts it here.
+        self.on_stream_items: Callable[[Link, Arrived], None] = _ignore
+        self.on_stream_signal: Callable[[NodeId, StreamStop | StreamAbort], None] = _ignore
         self.counters = RouterCounters()
         self.calls = Calls(node, codec, max_unanswered_calls, self.outlet, self.post)
         self.call = self.calls.call
@@ -189,6 +195,8 @@ class Router:
     def _signalled(self, sender: NodeId, target: Target, signal: Signal) -> None:
         if isinstance(signal, CancelCall):
             self.calls.cancelled(sender, signal.call)
+        elif isinstance(signal, (StreamStop, StreamAbort)):
+            self.on_stream_signal(sender, signal)
         else:
             self.on_signal(sender, target, signal)
 
@@ -196,6 +204,9 @@ class Router:
 
     def arrived(self, link: Link, items: Arrived) -> None:
         """Items came in on a link."""
+        if type(items.channel.target) is ToStream:
+            self.on_stream_items(link, items)
+            return
         match items.type:
             case FrameType.MESSAGES:
                 source = self._source(link, items.channel)
@@ -273,5 +284,5 @@ class Router:
         self.calls.peer_lost(link.node, reason)
 
 
-def _ignore(sender: NodeId, target: Target, signal: Signal) -> None:
+def _ignore(*_: object) -> None:
     """Nobody watches yet."""

@@ -31,6 +31,8 @@ from steinadler.wire.signals import (
     LinkRequest,
     MonitorRequest,
     Signal,
+    StreamAbort,
+    StreamStop,
     UnlinkRequest,
 )
 
@@ -206,7 +208,7 @@ class Watching:
                 self._links.remove(local, ProcessId(sender, source))
             case ExitNotice(ended, reason, linked):
                 self._exit_came(sender, target, ended, reason, linked)
-            case CancelCall():
+            case CancelCall() | StreamStop() | StreamAbort():
                 raise AssertionError("the router keeps these to itself")
             case _:
                 assert_never(signal)

@@ -267,6 +267,12 @@ class Link:
         if lot is not None:
             lot.unpark()
 
+    def wake_all_for_credit(self, target: Target) -> None:
+        """There will be no credit for `target`: let everybody who waits find that out."""
+        lot = self._credit_waiters.get(target)
+        if lot is not None:
+            lot.unpark_all()
+
     # -- receiving ----------------------------------------------------------------------------
 
     async def _read(self, stream: SecureStream, data: bytes) -> None:

@@ -1,0 +1,45 @@
+"""What a node does for peers that open streams to it: the built-in process `$streams`.
+
+    ("connect", service, number)    -> None, once the stream waits to be accepted
+    ("source", token, number)       -> None, once what was sent goes to the claimer
+    ("sink", token, number)         -> None, once what the claimer sends is received
+
+`number` is the caller's for the new stream.  Calls carry the errors, and are taken back when the
+caller gives up, so opening needs no protocol of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from steinadler.errors import ConfigError, SteinadlerError
+from steinadler.process import Call, Process
+
+if TYPE_CHECKING:
+    from steinadler.stream.streams import Streams
+
+SERVICE = "$streams"
+
+
+async def serve(me: Process, streams: Streams) -> None:
+    """Run as a process for as long as the node lives."""
+    async for message in me:
+        if isinstance(message, Call):
+            try:
+                _open(message, streams)
+            except SteinadlerError as error:
+                message.fail(error)
+            else:
+                message.reply()
+
+
+def _open(call: Call, streams: Streams) -> None:
+    match call.request:
+        case ("connect", str(service), int(number)) if 0 < number < 2**64:
+            streams.connected(call.caller, service, number)
+        case ("source", int(token), int(number)) if 0 < number < 2**64:
+            streams.source_claimed(call.caller, token, number)
+        case ("sink", int(token), int(number)) if 0 < number < 2**64:
+            streams.sink_claimed(call.caller, token, number)
+        case _:
+            raise ConfigError("$streams does not understand this; is the peer of a later version?")

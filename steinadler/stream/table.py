@@ -1,0 +1,228 @@
+"""The directions of streams that are open at one node, by peer and target.
+
+    arrived       data and ends of peers, to their inlets
+    signalled     a peer reads one no more, or gave up opening one
+    peer_lost     the end of every one with that peer (M4)
+
+A direction is in the table from its making until it has ended, or its end here was closed; what
+comes later for it means nothing, and is answered with a stop, once, in case the peer does not know.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from steinadler.errors import ClaimError, NodeDown, RemoteError, RemoteProtocolError
+from steinadler.identity import NodeId
+from steinadler.stream.inlet import Inlet
+from steinadler.stream.outlet import LocalOutlet, Outlet, PeerOutlet, SendingEnd, failure_from
+from steinadler.stream.statistics import StreamStatistics
+from steinadler.transport.link import Link
+from steinadler.wire import plain
+from steinadler.wire.channels import CONTROL, InboundChannel, Target, ToStream
+from steinadler.wire.frames import FrameType
+from steinadler.wire.session import Arrived
+from steinadler.wire.signals import Failure, Signal, StreamAbort, StreamStop, failure_of
+
+Post = Callable[[NodeId, Target, Signal], None]
+
+_GIVEN_UP: Failure = ("Cancelled", "whoever opened the stream gave up")
+
+
+class Links(Protocol):
+    """Where the way to a peer is found."""
+
+    def link_to_life(self, node: NodeId) -> Link: ...
+
+
+class _ChannelSource:
+    """What a stream's channel brings, and where its credit goes back to."""
+
+    __slots__ = ("channel", "inlet", "link")
+
+    def __init__(self, link: Link, channel: InboundChannel, inlet: Inlet) -> None:
+        self.link = link
+        self.channel = channel
+        self.inlet = inlet
+
+    def consumed(self, body_bytes: int, items: int) -> None:
+        if self.link.session.consumed(self.channel, body_bytes, items):
+            self.link.flush()
+
+
+class StreamTable:
+    """Inlets and sending ends.  One of each for a stream within the node: it is its own peer."""
+
+    def __init__(self, me: NodeId, links: Links, post: Post, window_bytes: int) -> None:
+        self._me = me
+        self._links = links
+        self._post = post
+        self._window_bytes = window_bytes
+        self._inlets: dict[tuple[NodeId, ToStream], Inlet] = {}
+        self._sending: dict[tuple[NodeId, ToStream], SendingEnd] = {}
+        self._inlets_of: Counter[NodeId] = Counter()
+
+    # -- ends ---------------------------------------------------------------------------------
+
+    def new_inlet(self, peer: NodeId, target: ToStream, carries: FrameType) -> Inlet:
+        """Make the end at which something will arrive.
+
+        Raises `RemoteProtocolError` when the stream has one already.
+        """
+        inlet = Inlet(peer, target, carries, self._inlet_gone)
+        self.add_inlet(inlet)
+        return inlet
+
+    def add_inlet(self, inlet: Inlet) -> None:
+        """As `new_inlet`, for one that was given another sender."""
+        key = (inlet.peer, inlet.target)
+        if key in self._inlets:
+            raise RemoteProtocolError(f"stream {inlet.target.number} is open already")
+        self._inlets[key] = inlet
+        self._inlets_of[inlet.peer] += 1
+
+    def remove_inlet(self, inlet: Inlet) -> bool:
+        """Take it out; False when it was not in."""
+        key = (inlet.peer, inlet.target)
+        if self._inlets.get(key) is not inlet:
+            return False
+        del self._inlets[key]
+        self._inlets_of[inlet.peer] -= 1
+        if not self._inlets_of[inlet.peer]:
+            del self._inlets_of[inlet.peer]
+        return True
+
+    def inlets_of(self, peer: NodeId) -> int:
+        """How many streams arrive from a peer."""
+        return self._inlets_of[peer]
+
+    def new_sending(self, peer: NodeId, target: ToStream) -> SendingEnd:
+        """Make the end from which something will be sent, once it has an outlet.
+
+        Raises `RemoteProtocolError` when the stream has one already.
+        """
+        sending = SendingEnd(peer, target, self.remove_sending)
+        self.add_sending(sending)
+        return sending
+
+    def add_sending(self, sending: SendingEnd) -> None:
+        """As `new_sending`, for one that was given another receiver."""
+        key = (sending.peer, sending.target)
+        if key in self._sending:
+            raise RemoteProtocolError(f"stream {sending.target.number} is open already")
+        self._sending[key] = sending
+
+    def remove_sending(self, sending: SendingEnd) -> None:
+        """Take it out, if it is in."""
+        key = (sending.peer, sending.target)
+        if self._sending.get(key) is sending:
+            del self._sending[key]
+
+    def outlet(self, peer: NodeId, target: ToStream) -> Outlet:
+        """The way to an end that is there.
+
+        Raises `NodeDown`, or `ClaimError` when that end is of this node and was closed.
+        """
+        if peer != self._me:
+            return PeerOutlet(self._links.link_to_life(peer), target)
+        inlet = self._inlets.get((peer, target))
+        if inlet is None:
+            raise ClaimError("the other end was closed")
+        return LocalOutlet(inlet, self._window_bytes)
+
+    def forget(self, peer: NodeId, number: int) -> None:
+        """What was made to be opened with a peer will not be."""
+        inlet = self._inlets.get((peer, ToStream(number, by_sender=False)))
+        if inlet is not None:
+            self.remove_inlet(inlet)
+        self._sending.pop((peer, ToStream(number, by_sender=True)), None)
+
+    def _inlet_gone(self, inlet: Inlet, error: BaseException | None) -> None:
+        if self.remove_inlet(inlet) and inlet.closed:
+            self._stop(inlet.peer, inlet.target, failure_from(error))
+
+    def _stop(self, peer: NodeId, target: ToStream, failure: Failure | None) -> None:
+        self._post(peer, CONTROL, StreamStop(target.number, target.by_sender, failure))
+
+    # -- what peers send ----------------------------------------------------------------------
+
+    def arrived(self, link: Link, items: Arrived) -> None:
+        """Something came on a stream's channel.
+
+        Raises `RemoteProtocolError` for what does not belong there.
+        """
+        channel = items.channel
+        source = channel.mailbox
+        if not isinstance(source, _ChannelSource):
+            source = channel.mailbox = self._source(link, channel, items)
+        inlet = source.inlet
+        if items.type is FrameType.CLOSE:
+            (reason,) = items.bodies
+            inlet.finish(RemoteError(*failure_of(plain.loads(reason))) if reason else None)
+        elif items.type is not inlet.carries:
+            raise RemoteProtocolError(f"{items.type.name} on stream {inlet.target.number}")
+        else:
+            inlet.put(source, items.bodies)
+
+    def _source(self, link: Link, channel: InboundChannel, items: Arrived) -> _ChannelSource:
+        target = channel.target
+        assert isinstance(target, ToStream)
+        inlet = self._inlets.get((link.node, target))
+        if inlet is None:  # it was closed, or never was: what comes for it is dropped
+            inlet = Inlet(link.node, target, items.type, lambda inlet, error: None)
+            inlet.close()
+            if items.type is not FrameType.CLOSE:
+                self._stop(link.node, target, None)
+        elif inlet.source is not None:
+            raise RemoteProtocolError(f"a second channel to stream {target.number}")
+        return _ChannelSource(link, channel, inlet)
+
+    def signalled(self, peer: NodeId, signal: StreamStop | StreamAbort) -> None:
+        """A peer reads no more, or gave up opening a stream."""
+        match signal:
+            case StreamStop(number, by_sender, failure):
+                self._break_off(peer, ToStream(number, by_sender), failure)
+            case StreamAbort(number):
+                self._break_off(peer, ToStream(number, by_sender=False), _GIVEN_UP)
+                inlet = self._inlets.get((peer, ToStream(number, by_sender=True)))
+                if inlet is not None:
+                    inlet.finish(RemoteError(*_GIVEN_UP))
+
+    def _break_off(self, peer: NodeId, target: ToStream, failure: Failure | None) -> None:
+        sending = self._sending.get((peer, target))
+        if sending is not None:
+            sending.break_off(closed_by_receiver(failure))
+
+    def peer_lost(self, peer: NodeId, reason: str) -> None:
+        """A peer is down, or the session with it was lost: so is every stream."""
+        for inlet in [inlet for (node, _), inlet in self._inlets.items() if node == peer]:
+            inlet.finish(NodeDown(peer.name, reason))
+        for sending in [end for (node, _), end in self._sending.items() if node == peer]:
+            sending.lose(NodeDown(peer.name, reason))
+
+    # -- figures ------------------------------------------------------------------------------
+
+    def statistics(self) -> tuple[StreamStatistics, ...]:
+        """Every end of a stream that is open here."""
+        found: dict[tuple[NodeId, int, bool], list[int]] = {}
+        for (peer, target), sending in self._sending.items():
+            key = (peer, target.number, target.by_sender)
+            found.setdefault(key, [0, 0, 0])[0] = sending.sent_bytes
+        for (peer, target), inlet in self._inlets.items():
+            key = (peer, target.number, not target.by_sender)
+            found.setdefault(key, [0, 0, 0])[1:] = inlet.received_bytes, inlet.waiting_bytes
+        return tuple(StreamStatistics(*key, *figures) for key, figures in found.items())
+
+
+def closed_by_receiver(failure: Failure | None) -> trio.BrokenResourceError:
+    """What a sender is told whose receiver reads no more."""
+    if failure is None:
+        return trio.BrokenResourceError("the receiving end was closed")
+    cause = RemoteError(*failure)
+    error = trio.BrokenResourceError(f"the receiving end was closed: {cause}")
+    error.__cause__ = cause
+    return error
