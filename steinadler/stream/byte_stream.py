@@ -182,6 +182,11 @@ class StreamListener(trio.abc.Listener[ByteStream]):
         return f"<StreamListener {self.service!r}>"
 
     @property
+    def waiting(self) -> int:
+        """How many connections wait to be accepted."""
+        return len(self._waiting)
+
+    @property
     def full(self) -> bool:
         """Whether a further connection would be refused."""
         return len(self._waiting) >= self._backlog
@@ -211,6 +216,12 @@ class StreamListener(trio.abc.Listener[ByteStream]):
             while self._waiting:
                 self._waiting.popleft().close()
             self._lot.unpark_all()
+
+    def __enter__(self) -> StreamListener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     async def aclose(self) -> None:
         """As `close`; a checkpoint."""

@@ -50,8 +50,7 @@ class SharedEnd(Generic[End]):
     def give_away(self) -> int:
         if self.offer is None:
             raise LocalProtocolError(
-                "this end came from another node, or the channel's other end has gone to one: "
-                "neither can be given away again"
+                "this end was claimed: an end is given away where the channel was opened"
             )
         if self.clones != 1:
             raise LocalProtocolError("this end was cloned: close the clones to give it away")

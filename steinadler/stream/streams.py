@@ -121,13 +121,17 @@ class Streams:
         sending = self.table.new_sending(self._me, target)
         sending.bind(self.table.outlet(self._me, target))
 
+        together = True
+
         def offer(staying: Inlet | SendingEnd) -> int:
-            if not (sending.peer == inlet.peer == self._me and sending.open and not inlet.closed):
+            nonlocal together
+            if not (together and sending.open and not inlet.closed):
                 raise LocalProtocolError("the channel's other end was closed, or given away")
             if inlet.received_bytes:
                 raise LocalProtocolError(
                     "something was sent already: give an end away before you send"
                 )
+            together = False
             self.table.remove_inlet(inlet)
             self.table.remove_sending(sending)
             sending.unbind()

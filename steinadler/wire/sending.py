@@ -64,8 +64,9 @@ BATCH_BYTES = 65_536
 _GRANT = struct.Struct(">Q")
 _REPLIES, _SIGNALS = FrameType.REPLIES, FrameType.SIGNALS
 _BYTES, _CLOSE = FrameType.BYTES, FrameType.CLOSE
-# Of a byte stream, what waits is put together up to so much: programs write in small pieces.
-_JOINED_BYTES = 4096
+# The last piece of a byte stream that waits is filled up when it is so short: many programs write
+# in small pieces.
+_SHORT_PIECE_BYTES = 4096
 
 
 class Sending:
@@ -123,11 +124,12 @@ class Sending:
         queue, size = channel.queue, len(data)
         if channel.credit <= 0:
             return 0
-        if queue and queue[-1][0] is _BYTES and len(queue[-1][1]) + size <= _JOINED_BYTES:
-            queue[-1] = (_BYTES, b"".join((queue[-1][1], data)))
-            channel.credit -= size
-            return size
         taken = 0
+        if queue and queue[-1][0] is _BYTES and len(queue[-1][1]) <= _SHORT_PIECE_BYTES:
+            last = queue[-1][1]
+            taken = min(size, MAX_PAYLOAD_BYTES - len(last))
+            queue[-1] = (_BYTES, b"".join((last, data[:taken])))
+            channel.credit -= taken
         while taken < size and channel.take_credit(min(size - taken, MAX_PAYLOAD_BYTES)):
             self.enqueue(channel, _BYTES, data[taken : taken + MAX_PAYLOAD_BYTES])
             taken += MAX_PAYLOAD_BYTES
