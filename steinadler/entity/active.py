@@ -157,6 +157,9 @@ class Entity:
         if self.timers is not None:
             self.timers.pop(name, None)
 
+    def stop_timers(self) -> None:
+        self.timers = None
+
     async def set_reminder(self, reminder: Reminder) -> None:
         await self.exclusively(lambda: self.commit([SetReminder(reminder)]))
         self.host.on_reminder(self.key, reminder)

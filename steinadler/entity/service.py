@@ -123,7 +123,7 @@ def _take(call: Call, entities: Entities) -> None:
         ):
             beside = PeerReminderWork(Kind.REMINDER, method, body)
             beside.call = call
-            entities.arrived_beside(EntityKey(type_, id_), beside)
+            entities.arrived(EntityKey(type_, id_), beside)
         case ("release", str(type_), str(id_)):
             entities.release(EntityKey(type_, id_), call.reply)
         case ("here",):
