@@ -32,6 +32,7 @@ class Program:
         self.healthy = True
         self.seen: list[tuple[str, str]] = []
         self.headers: dict[str, str] = {}
+        self.says_also: list[tuple[bytes, bytes]] = []
         self.running: set[str] = set()
         self.commands: dict[str, Turn] = dict(COMMANDS)
 
@@ -57,6 +58,7 @@ class Program:
                 "headers": [
                     (b"content-type", headers.get("content-type", kind.decode()).encode()),
                     (b"x-program", b"yes"),
+                    *self.says_also,
                 ],
             }
         )
