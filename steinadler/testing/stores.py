@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import trio
 
-from steinadler.entity.database import check
+from steinadler.entity.database import Activate, Release, Write, check
 from steinadler.entity.store import (
     Activation,
     Commit,
@@ -42,9 +42,14 @@ _T = TypeVar("_T")
 
 
 class MemoryContents:
-    """What a database would hold, by entity.  Look, but leave changes to a `MemoryStore`."""
+    """What a database would hold, by entity.  Look, but leave changes to a `MemoryStore`.
+
+    `on_write` is told of each write that stands, when it does and before anybody else hears of it:
+    the order of its calls is the store's.  It must not wait or raise.
+    """
 
     def __init__(self) -> None:
+        self.on_write: Callable[[Write], None] = _nobody
         self.held: dict[EntityKey, Held] = {}
         self.state: dict[EntityKey, dict[str, Put]] = {}
         self.reminders: dict[EntityKey, dict[str, Reminder]] = {}
@@ -92,6 +97,7 @@ class MemoryStore(Store):
         def take() -> Activation:
             epoch = self._epoch(key) + 1
             self.contents.held[key] = Held(epoch, owner)
+            self.contents.on_write(Activate(key, owner, now))
             state = {
                 name: put
                 for name, put in self.contents.state.get(key, {}).items()
@@ -127,6 +133,7 @@ class MemoryStore(Store):
                         reminders[step.reminder.name] = step.reminder
                     case DeleteReminder():
                         reminders.pop(step.name, None)
+            self.contents.on_write(commit)
 
         await self._ask(str(commit.key), change)
 
@@ -134,6 +141,7 @@ class MemoryStore(Store):
         def let_go() -> None:
             if epoch == self._epoch(key) > 0:
                 self.contents.held[key] = Held(epoch, None)
+                self.contents.on_write(Release(key, epoch))
 
         await self._ask(str(key), let_go)
 
@@ -179,3 +187,7 @@ class MemoryStore(Store):
         await trio.sleep(self._draws.uniform(*self._latency_s, about, self._calls[about]))
         if self._outages:
             raise StoreUnavailable("the test has cut the store off")
+
+
+def _nobody(_: Write) -> None:
+    """No one wants to know."""
