@@ -117,10 +117,18 @@ class Attendant:
             else:
                 await self._deactivate(entity, release=todo is Action.DEACTIVATE)
         except BaseException:  # cut short
-            if self._follow(entity, ended):
+            if self._end(entity, todo, ended):
                 self.workers.push(entity)
             raise
-        return self._follow(entity, ended)
+        return self._end(entity, todo, ended)
+
+    def _end(self, entity: Entity, todo: Action, event: Input) -> bool:
+        more = self._follow(entity, event)
+        if todo is not _RUN and entity.asked is not None:
+            asked, entity.asked = entity.asked, None
+            for epoch, done in asked:
+                entity.host.release(entity.key, epoch, done)
+        return more
 
     def _follow(self, entity: Entity, event: Input) -> bool:
         """Something was done; return whether there is more to do, at once."""
@@ -222,7 +230,8 @@ class Attendant:
         try:
             await entity.behaviour.deactivate(entity)
         except Exception as error:
-            logger.error("the deactivation of %s failed: %s", entity.key, error, exc_info=error)
+            trace = None if isinstance(error, EntityError) else error
+            logger.error("the deactivation of %s failed: %s", entity.key, error, exc_info=trace)
         if release:
             await self._ownership.release(entity)
         entity.epoch = 0

@@ -194,30 +194,22 @@ class Host:
             entity.going_since = trio.current_time()
         self._attendant.carry_out(entity, entity.turns.handle(event))
 
-    def release(self, key: EntityKey, done: Callable[[], None]) -> None:
-        """Another node believes to own the entity: let go of it, and say so when that is done."""
-        if key not in self._entities or self._nursery is None:
-            done()
-        else:
-            self._nursery.start_soon(self._release, key, done)
+    def release(self, key: EntityKey, epoch: int, done: Callable[[], None]) -> None:
+        """Another node wants the entity, which has that epoch by the store: let go of it, and call
+        `done` when that is so.
 
-    async def _release(self, key: EntityKey, done: Callable[[], None]) -> None:
-        await self.let_go(key)
-        done()
-
-    async def let_go(self, key: EntityKey) -> None:
-        """As `leave`, and return when this activation is over.
-
-        One that has no epoch yet has nothing to let go of, and two nodes that activate the same
-        entity must not wait for each other.
+        The epoch may be on its way from the store to us still.  Two nodes do not wait for each
+        other in this: each waits for a later epoch than the one that it is asked for.
         """
         entity = self._entities.get(key)
-        if entity is None or not entity.epoch:
+        if entity is None or not entity.may_hold(epoch):
+            done()
             return
-        epoch = entity.epoch
-        self.leave(entity)
-        while entity.epoch == epoch:
-            await self._attendant.something_went()
+        if entity.asked is None:
+            entity.asked = []
+        entity.asked.append((epoch, done))
+        if entity.epoch:
+            self.leave(entity)
 
     async def leave_to_others(self) -> None:
         """Let go of what others own by now.  Returns when all of it has begun to go."""

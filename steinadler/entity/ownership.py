@@ -1,9 +1,11 @@
 """An entity's epoch: taken before its first turn, shown with every write, given back at the end.
 
 **Taking** asks the store who has the entity.  A living node that does is asked to let go of it
-first, so that its turn can finish; then the next epoch is taken, which makes every earlier one
-stale.  So whether that node answers decides how gently the entity moves, never whether its state
-is whole (E1).
+first, so that its turn can finish; then the epoch after the one that was seen is taken, which makes
+every earlier one stale.  So whether that node answers decides how gently the entity moves, never
+whether its state is whole (E1).  When somebody took that epoch meanwhile, we look again: to take
+one more in any case would end the rightful owner's turn with `StaleEpoch` whenever a former owner's
+activation is slow to arrive.
 
 **What is held here may be wrong** once a write was refused or its outcome is not known.  Then the
 entity is lost: the turn is not acknowledged, whatever it returned, and the next call reads the
@@ -31,6 +33,8 @@ from steinadler.identity import EntityKey, NodeId
 
 logger = logging.getLogger("steinadler.entity")
 
+_NOBODY = Held(0, None)
+
 
 class Ownership:
     """What one node asks of the store for its entities.
@@ -56,13 +60,20 @@ class Ownership:
         """Take an entity over.  Raises what the store raises, and `EntityUnavailable` when it is
         not wanted here any more."""
         store = await self._keeper.ready()
-        held = await store.look_up(entity.key)
-        if held is not None and held.owner is not None:
-            await self._make_way(entity.key, held)
-        if entity.turns.state is State.UNWANTED:
-            # Whoever waited was sent on: a new epoch here would end that of the owner.
-            raise EntityUnavailable(f"{entity.key} is another node's by now; nothing ran")
-        entity.begin(await store.activate(entity.key, self._owner, self._clock()))
+        key = entity.key
+        while True:
+            held = await store.look_up(key) or _NOBODY
+            if held.owner is not None:
+                await self._make_way(key, held)
+            if entity.turns.state is State.UNWANTED:
+                # Whoever waited was sent on: a new epoch here would end that of the owner.
+                raise EntityUnavailable(f"{key} is another node's by now; nothing ran")
+            try:
+                taken = await store.activate(key, self._owner, self._clock(), held.epoch)
+            except StaleEpoch:
+                continue  # each time, somebody else got on with it
+            entity.begin(taken)
+            return
 
     async def release(self, entity: Entity) -> None:
         """Whoever has the entity next need not ask us.  That it can be done without, it must."""

@@ -107,7 +107,7 @@ class Peers:
             return
         with trio.move_on_after(self._settings.drain_s + 1):
             try:
-                request = ("release", key.type, key.id)
+                request = ("release", key.type, key.id, held.epoch)
                 await self._cluster.call(ProcessName(SERVICE, holder.name), request)
             except (DeliveryError, RemoteError) as error:
                 logger.info("%s does not let go of %s: %s", holder, key, error)

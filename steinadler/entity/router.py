@@ -299,12 +299,12 @@ class Entities:
         if self._host is not None:
             self._host.withdraw(key, work)
 
-    def release(self, key: EntityKey, done: Callable[[], None]) -> None:
-        """Another node believes to own the entity: let go of it, and say so when that is done."""
+    def release(self, key: EntityKey, epoch: int, done: Callable[[], None]) -> None:
+        """A peer wants the entity: let go of it, and say so when that is done."""
         if self._host is None:
             done()
         else:
-            self._host.release(key, done)
+            self._host.release(key, epoch, done)
 
     # -- life ---------------------------------------------------------------------------------
 

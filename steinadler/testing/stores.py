@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import trio
 
-from steinadler.entity.database import Activate, Release, Write, check
+from steinadler.entity.database import Activate, Release, Write, check, stale
 from steinadler.entity.store import (
     Activation,
     Commit,
@@ -34,7 +34,7 @@ from steinadler.entity.store import (
     SetReminder,
     Store,
 )
-from steinadler.errors import StaleEpoch, StoreUnavailable
+from steinadler.errors import StoreUnavailable
 from steinadler.identity import EntityKey
 from steinadler.testing.faults import Draws
 
@@ -93,9 +93,14 @@ class MemoryStore(Store):
     async def look_up(self, key: EntityKey) -> Held | None:
         return await self._ask(str(key), lambda: self.contents.held.get(key))
 
-    async def activate(self, key: EntityKey, owner: tuple[str, int], now: float) -> Activation:
+    async def activate(
+        self, key: EntityKey, owner: tuple[str, int], now: float, after: int | None = None
+    ) -> Activation:
         def take() -> Activation:
-            epoch = self._epoch(key) + 1
+            latest = self._epoch(key)
+            if after is not None and after != latest:
+                raise stale(key, after, latest)
+            epoch = latest + 1
             self.contents.held[key] = Held(epoch, owner)
             self.contents.on_write(Activate(key, owner, now))
             state = {
@@ -117,10 +122,7 @@ class MemoryStore(Store):
         def change() -> None:
             latest = self._epoch(commit.key)
             if not commit.epoch == latest > 0:
-                raise StaleEpoch(
-                    f"{commit.key}: another node has taken the entity over: "
-                    f"epoch {commit.epoch} ended, {latest} is the latest"
-                )
+                raise stale(commit.key, commit.epoch, latest)
             state = self.contents.state.setdefault(commit.key, {})
             reminders = self.contents.reminders.setdefault(commit.key, {})
             for step in commit.changes:

@@ -186,7 +186,8 @@ async def test_a_wrong_owner_sends_the_call_on(autojump_clock: MockClock) -> Non
         (alice, *_), _, log = await meet_hosting(cluster, *NAMES)
         two = ("alice", "bob")
         key = next(k for k in keys_of("carol", count=20) if owner_of(k, two) == "bob")
-        alice.entities._placement._hosts = {"Counter": list(two)}  # as if carol's label were unknown
+        # As if carol's label were unknown.
+        alice.entities._placement._hosts = {"Counter": list(two)}
         with trio.fail_after(10):
             assert await alice.entities.call(key, "where", ()) == "carol"
         assert times(log, "where") == 1
