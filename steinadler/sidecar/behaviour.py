@@ -213,6 +213,8 @@ class HttpBehaviour(Behaviour):
                 answer = await self._app.request("DELETE", _path(entity.key), life=memory.life)
             except AppDown:
                 return
+            except AppBroke as error:
+                raise EntityHostFailed(str(error)) from error
             if answer.status >= 300 and answer.status != HTTPStatus.NOT_FOUND:
                 raise EntityHostFailed(f"deactivating {entity.key}: status {answer.status}")
 
