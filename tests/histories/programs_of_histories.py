@@ -59,8 +59,9 @@ async def until_terminated(scope: trio.CancelScope, *, task_status: trio.TaskSta
             scope.cancel()
 
 
-async def main(home: str, name: str, history: str, url: str, clients: str, *entities: str) -> None:
-    plan = Plan(entities, pause_s=(0.0, 0.05), timeout_s=(0.5, 5.0))
+async def main(*arguments: str) -> None:
+    home, name, history, url, clients, *entities = arguments
+    plan = Plan(tuple(entities), pause_s=(0.0, 0.05), timeout_s=(0.5, 5.0))
     store = None if url == "-" else url
     with Recorder(Path(history), time.monotonic) as recorder:
         async with open_node(

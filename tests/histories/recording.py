@@ -1,4 +1,4 @@
-"""Writes a history while its run goes: see `checking` for what is written.
+"""Writes a history while its run goes: see `histories` for what is written.
 
 One line, one write: what a process wrote before it was killed is in the file, and the system has
 it whatever becomes of the process.

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import checking
+import histories
 from verdicts import Broken, Record, simulate, verdict
 
 
@@ -55,7 +56,7 @@ def main() -> int:
     options = parser.parse_args()
     logging.getLogger("steinadler").setLevel(logging.CRITICAL)  # faults are what we ask for
     if options.kind == "check":
-        events = checking.load(options.files)
+        events = histories.load(options.files)
         violations = checking.check(events)
         for violation in violations:
             print(violation)  # noqa: T201

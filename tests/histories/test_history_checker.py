@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checking import CERTAINLY_NOT_STORED, NOTHING_RAN, Malformed, check, load, parse, tally
+from checking import CERTAINLY_NOT_STORED, NOTHING_RAN, check, tally
+from histories import Malformed, load, parse
 from hypothesis import assume, given
 from hypothesis import strategies as st
 

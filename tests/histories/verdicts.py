@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import checking
+import histories
 import simulating
 
 # What to call to record one history: a seed, and a folder that takes its files.
@@ -28,7 +29,7 @@ def verdict(kind: str, record: Record, seed: int, folder: Path) -> Counter[str]:
     again = f"python tests/histories/run.py {kind} --seeds {seed} --keep FOLDER"
     try:
         record(seed, files)
-        events = checking.load(sorted(files.glob("*.jsonl")))
+        events = histories.load(sorted(files.glob("*.jsonl")))
         violations = checking.check(events)
     except Exception as error:
         told = "".join(traceback.format_exception(error))
