@@ -7,12 +7,11 @@ in the end too, without the library.
 
 from __future__ import annotations
 
-import random
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 from recording import Recorder
@@ -26,7 +25,10 @@ _READ = "SELECT n, id, epoch, owner, state FROM journal ORDER BY n"
 
 
 class Database(ABC):
-    """A store, empty for each history."""
+    """A store, empty for each history; its kind, and what outages it may have."""
+
+    kind: ClassVar[str]
+    outages: ClassVar[tuple[str, ...]]
 
     async def prepare(self, folder: Path) -> str:
         """Make a place where nothing is yet, with its journal, and return its URL."""
@@ -49,8 +51,8 @@ class Database(ABC):
             recorder.stored(entity, bytes(stored))
 
     @abstractmethod
-    async def outage(self, url: str, draw: random.Random, for_s: float) -> None:
-        """Let nodes have trouble with the store for about so long."""
+    async def outage(self, url: str, how: str, for_s: float) -> None:
+        """Let nodes have trouble with the store for about so long; `how` is one of `outages`."""
 
     def remove(self) -> None:  # noqa: B027 - only a server leaves something
         """Leave nothing behind."""
@@ -67,6 +69,9 @@ class Database(ABC):
 
 class Sqlite(Database):
     """A file in the folder of the history; an outage is somebody who keeps it locked."""
+
+    kind = "sqlite"
+    outages = ("lock",)
 
     def _fresh(self, folder: Path) -> str:
         return f"sqlite://{folder / 'entities.sqlite3'}"
@@ -93,7 +98,7 @@ class Sqlite(Database):
         )
         connection.close()
 
-    async def outage(self, url: str, draw: random.Random, for_s: float) -> None:
+    async def outage(self, url: str, how: str, for_s: float) -> None:
         connection = self._connect(url)
         connection.execute("PRAGMA busy_timeout = 10000")
         try:
@@ -115,6 +120,9 @@ class Sqlite(Database):
 
 class Postgres(Database):
     """A schema of a server, which is stopped, crashes, or throws everybody out."""
+
+    kind = "postgres"
+    outages = ("restart", "crash", "disconnection")
 
     def __init__(self, server: PostgresServer | None = None) -> None:
         self._server = server or PostgresServer()
@@ -156,16 +164,17 @@ class Postgres(Database):
                     EXECUTE FUNCTION committed()"""
             )
 
-    async def outage(self, url: str, draw: random.Random, for_s: float) -> None:
-        mode = draw.choice(("fast", "immediate", "throw out"))
-        if mode == "throw out":
+    async def outage(self, url: str, how: str, for_s: float) -> None:
+        if how == "disconnection":
             until = trio.current_time() + for_s
             while trio.current_time() < until:
                 await trio.to_thread.run_sync(self._throw_out)
                 await trio.sleep(0.1)
             return
         with trio.CancelScope(shield=True):  # a server that is half stopped serves nobody
-            await trio.to_thread.run_sync(self._server.stop, mode)
+            await trio.to_thread.run_sync(
+                self._server.stop, "immediate" if how == "crash" else "fast"
+            )
             await trio.sleep(for_s)
             await trio.to_thread.run_sync(self._server.start)
 

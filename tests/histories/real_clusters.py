@@ -153,41 +153,42 @@ class _Misfortunes:
         self._database = database
         self._recorder = recorder
         self._free = {*NAMES, "store"}
-        self._draw = draw
-        self._script = [
-            (draw.choice(FAULTS), draw.choice(NAMES), draw.uniform(0.2, 1.5), draw.uniform(0.1, 3))
-            for _ in range(draw.randint(3, 5))
-        ]
+        self._script: list[tuple[str, str, float, float]] = []
+        for _ in range(draw.randint(3, 5)):
+            kind, target = draw.choice(FAULTS), draw.choice(NAMES)
+            if kind == "outage":
+                kind, target = f"store {draw.choice(database.outages)}", "store"
+            self._script.append((kind, target, draw.uniform(0.2, 1.5), draw.uniform(0.1, 3)))
 
     async def befall(self) -> None:
         """Return when all is over, and the nodes are up."""
         async with trio.open_nursery() as nursery:
-            for kind, name, after_s, for_s in self._script:
+            for kind, target, after_s, for_s in self._script:
                 await trio.sleep(after_s)
-                nursery.start_soon(self._befall, kind, name, for_s)
+                nursery.start_soon(self._befall, kind, target, for_s)
 
-    async def _befall(self, kind: str, name: str, for_s: float) -> None:
-        target = "store" if kind == "outage" else name
+    async def _befall(self, kind: str, target: str, for_s: float) -> None:
         if target not in self._free:
             return
         self._free.remove(target)
         self._recorder.note("fault", kind=kind, target=target)
         cluster = self._cluster
         match kind:
-            case "outage":
-                await self._database.outage(cluster.url, self._draw, for_s / 2)
             case "pause":
-                life = cluster.now[name]
+                life = cluster.now[target]
                 life.send(signal.SIGSTOP)
                 await trio.sleep(for_s)
                 life.send(signal.SIGCONT)
             case "kill":
-                await cluster.now[name].end(signal.SIGKILL, -signal.SIGKILL)
+                await cluster.now[target].end(signal.SIGKILL, -signal.SIGKILL)
                 await trio.sleep(for_s / 3)
-                await cluster.start(name)
+                await cluster.start(target)
             case "stop":
-                await cluster.now[name].end(signal.SIGTERM, 0)
+                await cluster.now[target].end(signal.SIGTERM, 0)
                 await trio.sleep(for_s / 3)
-                await cluster.start(name)
+                await cluster.start(target)
+            case _:
+                how = kind.removeprefix("store ")
+                await self._database.outage(cluster.url, how, for_s / 2)
         self._recorder.note("fault", kind="heal", target=f"{kind} {target}")
         self._free.add(target)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,21 +47,21 @@ class Misfortune:
     targets: tuple[str, ...]
     after_s: float
     for_s: float
-    strength: float
+    strength: float = 0.5
 
 
-def run(seed: int, path: Path) -> None:
-    """Play the history of a seed, and write it to a new file."""
-    trio.run(simulate, seed, path, clock=MockClock(autojump_threshold=0))
+def run(seed: int, path: Path, script: Sequence[Misfortune] | None = None) -> None:
+    """Play the history of a seed, and write it to a new file; with these faults, if they are
+    given, and not with those of the seed."""
+    trio.run(_simulate, seed, path, script, clock=MockClock(autojump_threshold=0))
 
 
-async def simulate(seed: int, path: Path) -> None:
-    """As `run`, within a Trio program whose time is virtual and jumps."""
+async def _simulate(seed: int, path: Path, script: Sequence[Misfortune] | None) -> None:
     draw = random.Random(f"history {seed}")
     names = NAMES[: draw.randint(3, len(NAMES))]
     entities = tuple(f"{number}" for number in range(draw.randint(2, 6)))
     plan = Plan(entities, pause_s=(0.01, draw.choice((0.1, 0.3))), timeout_s=(1.0, 8.0))
-    script = [_misfortune(draw, names) for _ in range(draw.randint(3, 7))]
+    drawn = [_misfortune(draw, names) for _ in range(draw.randint(3, 7))]
     with Recorder(path, trio.current_time) as recorder:
         cluster = SimulatedCluster(
             seed,
@@ -71,7 +71,7 @@ async def simulate(seed: int, path: Path) -> None:
         _record_writes(cluster, recorder)
         async with cluster:
             history = _History(cluster, recorder, plan)
-            await history.play(names, script)
+            await history.play(names, drawn if script is None else script)
         for key, state in sorted(cluster.contents.state.items(), key=lambda item: item[0].id):
             recorder.stored(key.id, state["state"].value)
 
@@ -123,7 +123,7 @@ class _History:
         self._everybody: set[str] = set()
         self._failure: Exception | None = None
 
-    async def play(self, names: tuple[str, ...], script: list[Misfortune]) -> None:
+    async def play(self, names: tuple[str, ...], script: Sequence[Misfortune]) -> None:
         for name in names:
             (node,) = await self._cluster.start(name)
             self._begin(node)

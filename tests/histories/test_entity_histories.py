@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import real_clusters
+import simulating
 from databases import Database
+from simulating import Misfortune
 from verdicts import Broken, simulate, verdict
 
 from steinadler import EntityHostFailed, StaleEpoch, StoreUnavailable
@@ -52,7 +54,7 @@ def test_a_real_history_keeps_e1_e2_and_e3(database: Database, seed: int, tmp_pa
     def record(seed: int, files: Path) -> None:
         real_clusters.run(seed, files, database)
 
-    counts: Counter[str] = verdict("real", record, seed, tmp_path)
+    counts: Counter[str] = verdict(database.kind, record, seed, tmp_path)
     assert counts["acknowledged"] > 20
     assert any(name.startswith("fault ") for name in counts)
 
@@ -96,22 +98,33 @@ def running_again_what_may_have_run(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Entities, "call", calling)
 
 
+# Both sides go on; writes come to nothing; turns run whose answers do not get back in time.
+PARTITION = Misfortune("partition", ("alice", "bob"), 0.5, 5.0)
+OUTAGES = Misfortune("outage", ("alice",), 0.5, 1.0), Misfortune("outage", ("bob",), 0.5, 1.0)
+NO_ANSWERS = Misfortune("one-way partition", ("alice", "bob", "carol"), 0.5, 5.0)
+
+
 @pytest.mark.parametrize(
-    ("defect", "rule", "seed"),
+    ("defect", "rule", "script"),
     [
-        (without_a_fence, "E1 fence", 1),
-        (acknowledging_what_was_not_written, "E2 stored", 1),
-        (running_again_what_may_have_run, "E3 once", 18),
+        (without_a_fence, "E1 fence", [PARTITION]),
+        (acknowledging_what_was_not_written, "E2 stored", OUTAGES),
+        (running_again_what_may_have_run, "E3 once", [NO_ANSWERS]),
     ],
 )
 def test_a_library_with_a_defect_is_found_out(
     defect: Callable[[pytest.MonkeyPatch], None],
     rule: str,
-    seed: int,
+    script: Sequence[Misfortune],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The faults are hard enough, and the record says enough, to see that a promise is broken."""
+
+    def record(seed: int, files: Path) -> None:
+        simulating.run(seed, files / "all.jsonl", script)
+
+    verdict("simulated", record, 1, tmp_path / "without")
     defect(monkeypatch)
     with pytest.raises(Broken, match=rf"(?m)^{rule}: entity \d+: .*all\.jsonl:\d+"):
-        verdict("simulated", simulate, seed, tmp_path)
+        verdict("simulated", record, 1, tmp_path / "with")
