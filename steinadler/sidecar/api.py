@@ -14,7 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -45,6 +45,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 JSON_TYPE = (b"content-type", b"application/json")
+# What HTTP/1 says to a client that would use the connection again; HTTP/2 has its GOAWAY.
+CLOSES = (b"connection", b"close")
 LONGEST_TIMEOUT_MS = 24 * 3600 * 1000
 # What is still taken of a body that is too large, so that its sender gets to hear so.
 LINGER_S = 2.0
@@ -126,6 +128,7 @@ class Api:
         timeout_s: float,
     ) -> None:
         self.phase = Phase.SERVING
+        self.turned_away = 0  # requests that came when it had stopped
         self._entities = entities
         self._app = app
         self._metrics = metrics
@@ -157,6 +160,8 @@ class Api:
             logger.exception("a bug in the sidecar: %s %r", scope["method"], scope["raw_path"])
             told = Problem("ERR_INTERNAL", "the sidecar failed; its log tells more")
             answer, outcome = _told(told), told.code
+        if self.phase is not Phase.SERVING and scope["http_version"].startswith("1"):
+            answer = replace(answer, headers=(*answer.headers, CLOSES))
         seconds = trio.current_time() - began
         self._metrics.request(operation, type_, outcome, seconds, proven=outcome in _PROVING)
         if outcome == "ERR_BODY_TOO_LARGE":
@@ -222,6 +227,7 @@ class Api:
             if not hmac.compare_digest(shown, self._token):
                 raise Problem("ERR_API_TOKEN", f"{TOKEN_HEADER} is missing or wrong")
         if self.phase is Phase.STOPPED:
+            self.turned_away += 1
             raise Problem("ERR_DRAINING", "this sidecar is leaving")
 
     def _health(self) -> Answer:

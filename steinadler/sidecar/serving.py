@@ -29,8 +29,10 @@ logger = logging.getLogger("steinadler.sidecar")
 MAX_HEAD_BYTES = 64 * 1024
 # Longer than clients keep connections that they do not use, so that closing them is theirs.
 KEEP_ALIVE_S = 300.0
-# How long requests that are under way at the end may take.
-GRACE_S = 5.0
+# How long requests that are under way at the end may take; as long as turns do by default.
+GRACE_S = 10.0
+# How long connections that seem idle are kept after the last one was accepted.
+LAST_REQUESTS_S = 0.1
 _BACKLOG = 1024
 
 
@@ -109,6 +111,8 @@ async def serve(
             )
             await stop.wait()
             accepting.cancel_scope.cancel()
+        # Who connected just now has a request on the way, and is not to be taken for idle.
+        await trio.sleep(LAST_REQUESTS_S)
         await context.terminated.set()
         connections.cancel_scope.deadline = trio.current_time() + GRACE_S
 
