@@ -247,7 +247,9 @@ class Entities:
                 await trio.sleep(pause_s)
 
     async def _wait_for_host(self, key: EntityKey) -> None:
-        with trio.move_on_after(self._settings.wait_for_host_s):
+        left_s = trio.current_effective_deadline() - trio.current_time()
+        # Ends before the caller's time is up: then it would not hear why.
+        with trio.move_on_after(min(self._settings.wait_for_host_s, max(0.0, 0.9 * left_s))):
             while self._placement.owner(key) is None:
                 await self._cluster.wait_for_change()
             return

@@ -259,9 +259,13 @@ class Api:
                 key, method, argument, timeout_s=self._timeout(headers)
             )
         except NoSuchEntityType as error:
-            if self._app is not None and not self._app.up and key.type in self._app.known:
-                raise Problem("ERR_ACTOR_HOST_FAILED", "the program is down") from error
-            raise
+            if self._app is None or self._app.up:
+                raise
+            if key.type in self._app.known:
+                text = "the program is down; nothing ran"
+                raise Problem("ERR_ACTOR_HOST_FAILED", text) from error
+            text = f"{error}; the program of this sidecar is not there, and may have it"
+            raise Problem("ERR_ACTOR_TYPE_NOT_FOUND", text) from error
         match answer:
             case {"status": int(status), "headers": Mapping() as told, "body": bytes() as content}:
                 if not (200 <= status < 300 or 400 <= status <= 500):
@@ -282,7 +286,8 @@ class Api:
         if active is None:
             raise Problem(
                 "ERR_ACTOR_NOT_ACTIVE",
-                f"{key} is not active behind this sidecar; its state and timers are its turns' own",
+                f"{key} is not active behind this sidecar; its state and timers are its turns' "
+                "own, so ask while one runs, at the sidecar of its program",
             )
         return active
 
@@ -317,7 +322,9 @@ class Api:
         return body
 
     def _too_large(self) -> Problem:
-        return Problem("ERR_BODY_TOO_LARGE", f"a body has {self._max_body_bytes} bytes at most")
+        return Problem(
+            "ERR_BODY_TOO_LARGE", f"a body has {self._max_body_bytes} bytes at most (--max-body)"
+        )
 
 
 def _passed_on(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

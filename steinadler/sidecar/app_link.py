@@ -86,12 +86,11 @@ class AppLink:
             if answer.status != 200:
                 raise ConfigError(f"/dapr/config answered with status {answer.status}")
             types = read_config(answer.body)
-        except (AppError, trio.TooSlowError):
-            return None
-        except ConfigError as error:
-            if self._told != str(error):
-                self._told = str(error)
-                logger.warning("the program cannot be hosted: %s", error)
+        except (AppError, ConfigError, trio.TooSlowError) as error:
+            why = str(error) or "it does not answer /dapr/config"
+            if self._told != why:
+                self._told = why
+                logger.warning("waiting for the program: %s", why)
             return None
         self._told = None
         return types
