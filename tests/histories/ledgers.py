@@ -23,8 +23,8 @@ MOST_TURN_S = 0.01
 AGAIN_S, MOST_TRIES = 0.1, 20
 
 
-class Ledger(steinadler.Entity):
-    """Each turn adds one line, "operation@epoch"."""
+class Ledger(steinadler.Entity, idle_s=0.1):
+    """Each turn adds one line, "operation@epoch".  It is soon passivated: that must be safe too."""
 
     turns: list[str] = field(default_factory=list)
 

@@ -20,7 +20,7 @@ from ledgers import Client, Ledger, Plan
 from recording import Recorder
 from trio.testing import MockClock
 
-from steinadler import EntityKey, Node, Process
+from steinadler import Config, EntityKey, EntitySettings, Node, Process
 from steinadler.entity.database import Activate, Write
 from steinadler.entity.store import Commit, Put
 from steinadler.testing import SimulatedCluster
@@ -62,9 +62,16 @@ async def _simulate(seed: int, path: Path, script: Sequence[Misfortune] | None) 
     entities = tuple(f"{number}" for number in range(draw.randint(2, 6)))
     plan = Plan(entities, pause_s=(0.01, draw.choice((0.1, 0.3))), timeout_s=(1.0, 8.0))
     drawn = [_misfortune(draw, names) for _ in range(draw.randint(3, 7))]
+    # Refused, too late and cut short are answers that promise something too.
+    settings = EntitySettings(
+        max_waiting_calls=draw.choice((1, 1000)),
+        turn_timeout_s=draw.choice((0.15, 60.0)),
+        wait_for_host_s=draw.choice((0.5, 10.0)),
+    )
     with Recorder(path, trio.current_time) as recorder:
         cluster = SimulatedCluster(
             seed,
+            config=Config(entities=settings),
             latency_s=draw.choice(((0.0005, 0.005), (0.001, 0.03))),
             store_latency_s=draw.choice(((0.0005, 0.005), (0.001, 0.05))),
         )
