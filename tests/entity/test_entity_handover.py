@@ -17,6 +17,7 @@ from trio.testing import MockClock
 from steinadler import Node
 from steinadler.delivery.placement import owner_of
 from steinadler.entity.store import Activation, Store
+from steinadler.errors import StaleEpoch
 from steinadler.identity import EntityKey
 from steinadler.testing import SimulatedCluster
 
@@ -131,3 +132,31 @@ async def test_many_that_are_asked_for_at_once_are_all_let_go(autojump_clock: Mo
             assert alice.entities.active_count("Counter") == len(keys) - len(moving)
         assert times(log, "deactivate") == len(moving)
         assert {cluster.contents.held[key].epoch for key in moving} == {2}
+
+
+async def test_in_a_partition_a_refused_turn_stored_nothing_and_the_next_call_succeeds_e1(
+    autojump_clock: MockClock,
+) -> None:
+    """What a caller on each side sees while both sides reach the store and call one entity."""
+    async with SimulatedCluster(1) as cluster:
+        (alice, bob), _, _ = await meet_hosting(cluster, *BOTH)
+
+        def stored() -> int:
+            return int(cluster.contents.state[KEY]["count"].value)
+
+        with trio.fail_after(60):
+            assert await add(bob) == 1
+            with cluster.partition({"alice"}, {"bob"}):
+                await until_hosts(alice, "alice")
+                await until_hosts(bob, "bob")
+                total = 1
+                for node in (alice, bob, alice, bob):
+                    if total > 1 or node is bob:
+                        assert isinstance(await add(node), StaleEpoch)
+                        assert stored() == total
+                    total += 1
+                    assert await add(node) == stored() == total
+            await cluster.agreed()
+            await until_hosts(alice, *BOTH)
+            await until_hosts(bob, *BOTH)
+            assert [await add(alice), await add(bob), await add(alice)] == [6, 7, 8]
