@@ -16,17 +16,18 @@ small request, and say less of what became of one that failed.
 
 from __future__ import annotations
 
-import select
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import h11
 import trio
 
+from steinadler.sidecar.sockets import Socket
+
 # Servers close what is idle for 2 s (gunicorn) or 5 s (uvicorn, Node).
 IDLE_S = 1.5
 MAX_HEAD_BYTES = 64 * 1024
-_RECEIVE_BYTES = 64 * 1024
 
 # Of one connection, not of what it carries (RFC 9110 section 7.6.1).
 HOP_BY_HOP = frozenset(
@@ -46,6 +47,9 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+
+
+_NOT_PASSED_ON = HOP_BY_HOP | {"date", "server"}
 
 
 class AppError(Exception):
@@ -76,16 +80,17 @@ class AppAnswer:
 
 @dataclass(slots=True)
 class _Connection:
-    stream: trio.SocketStream
+    sock: Socket
     protocol: h11.Connection
     life: int
     idle_since: float = 0.0
 
     def is_open(self) -> bool:
         """Whether nothing came since the last answer; all that could is its end."""
-        look = select.poll()
-        look.register(self.stream.socket.fileno(), select.POLLIN)
-        return not look.poll(0)
+        try:
+            return self.sock.receive_nowait() is None
+        except OSError:
+            return False
 
 
 class AppClient:
@@ -149,8 +154,7 @@ class AppClient:
                     raise AppAnew("the program was started anew")
                 return await self._exchange(connection, head, body)
             except BaseException:
-                # `aclose` would be a checkpoint, and cancelled; this closes the socket alike.
-                connection.stream.socket.close()
+                connection.sock.close()
                 raise
         finally:
             self._busy -= 1
@@ -158,7 +162,7 @@ class AppClient:
     def close(self) -> None:
         """Close what is idle; repeatable."""
         while self._idle:
-            self._idle.pop().stream.socket.close()
+            self._idle.pop().sock.close()
 
     async def _take(self) -> _Connection:
         now = trio.current_time()
@@ -168,14 +172,14 @@ class AppClient:
                 if connection.is_open():
                     return connection
                 self._ended(connection.life)
-            connection.stream.socket.close()
+            connection.sock.close()
         try:
             stream = await self._connect()
         except OSError as error:
             self._ended(self.life)
             raise AppDown(f"the program cannot be reached: {error}") from None
         protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
-        return _Connection(stream, protocol, self.life)
+        return _Connection(Socket(stream), protocol, self.life)
 
     def _ended(self, life: int) -> None:
         """This life of the program is over; that of an earlier one is no news."""
@@ -191,9 +195,9 @@ class AppClient:
             data += protocol.send(h11.Data(data=body)) or b""
         protocol.send(h11.EndOfMessage())
         try:
-            await connection.stream.send_all(data)
+            await connection.sock.send(data, math.inf)
             answer = await self._receive(connection)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except OSError as error:
             self._ended(connection.life)
             raise AppBroke("the program closed the connection in the middle") from error
         except h11.RemoteProtocolError as error:
@@ -206,7 +210,7 @@ class AppClient:
             connection.idle_since = trio.current_time()
             self._idle.append(connection)
         else:
-            connection.stream.socket.close()
+            connection.sock.close()
         return answer
 
     async def _receive(self, connection: _Connection) -> AppAnswer:
@@ -216,7 +220,7 @@ class AppClient:
         while True:
             event = protocol.next_event()
             if event is h11.NEED_DATA:
-                data = await connection.stream.receive_some(_RECEIVE_BYTES)
+                data = await connection.sock.receive()
                 if not data and response is None:
                     self._ended(connection.life)
                     raise AppBroke("the program closed the connection without an answer")
@@ -237,9 +241,9 @@ class AppClient:
 
 def _end_to_end(response: h11.Response) -> tuple[tuple[str, str], ...]:
     return tuple(
-        (name.decode("ascii"), value.decode("latin-1"))
+        (text, value.decode("latin-1"))
         for name, value in response.headers
-        if name.decode("ascii") not in HOP_BY_HOP and name not in (b"date", b"server")
+        if (text := name.decode("ascii")) not in _NOT_PASSED_ON
     )
 
 
