@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from checking import CERTAINLY_NOT_STORED, NOTHING_RAN, check, tally
 from histories import Malformed, load, parse
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 # Two clients and one ledger, which moves in the middle; "c" is cut off, "d" fails, "e" is stored
@@ -240,6 +240,7 @@ def a_history(draw: random.Random) -> list[dict[str, Any]]:
     return events
 
 
+@settings(max_examples=50)
 @given(st.randoms(use_true_random=False))
 def test_good_histories_pass(draw: random.Random) -> None:
     assert told(a_history(draw)) == ""
@@ -263,6 +264,7 @@ MUTATIONS = (
 )
 
 
+@settings(max_examples=100)
 @given(st.randoms(use_true_random=False), st.sampled_from(["x", "y"]), st.data())
 def test_a_mutated_history_is_refused(
     draw: random.Random, entity: str, data: st.DataObject
