@@ -155,7 +155,7 @@ def check_entity_type(type_: str) -> str:
     """Return `type_`; raise `ConfigError` when no entity type can be called so."""
     if not _ENTITY_TYPE.match(type_):
         raise ConfigError(
-            f"{type_[:300]!r} is not an entity type: 1 to 255 visible ASCII characters without "
+            f"{type_[:60]!r} is not an entity type: 1 to 255 visible ASCII characters without "
             '"/" and ","'
         )
     return type_

@@ -6,15 +6,20 @@ highest owns the entity (Thaler & Ravishankar, "Using name-based mappings to inc
 comes or goes only the entities that it owns then, or owned before, change hands.  Consistent
 hashing on a ring was refused: it needs virtual nodes to spread as evenly, and state to keep.
 
-Names are hashed, not lives: a node that comes back gets back what it owned.
+Names are hashed, not lives: a node that comes back gets back what it owned.  Which types a member
+hosts is in its label; a suspected member still counts, because it may refute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 from steinadler.identity import EntityKey
+from steinadler.membership import Member
+
+# The label that names the types that a node hosts, with commas between.
+LABEL = "$entities"
 
 
 def owner_of(key: EntityKey, hosts: Iterable[str]) -> str | None:
@@ -25,3 +30,31 @@ def owner_of(key: EntityKey, hosts: Iterable[str]) -> str | None:
 
 def _score(data: bytes) -> bytes:
     return blake2b(data, digest_size=8).digest()
+
+
+def hosts_by_type(members: Iterable[Member]) -> dict[str, list[str]]:
+    """The names of the members that host each type, as their labels tell."""
+    hosts: dict[str, list[str]] = {}
+    for member in members:
+        for type_ in (member.label(LABEL) or "").split(","):
+            if type_:
+                hosts.setdefault(type_, []).append(member.node.name)
+    return hosts
+
+
+class Placement:
+    """Owners among the members as one node sees them.  `members` tells who they are now."""
+
+    def __init__(self, members: Callable[[], Iterable[Member]]) -> None:
+        self._members = members
+        self._hosts: dict[str, list[str]] | None = None
+
+    def members_changed(self) -> None:
+        """Look at the members again, when somebody next asks."""
+        self._hosts = None
+
+    def owner(self, key: EntityKey) -> str | None:
+        """The member that owns an entity; None when none hosts its type."""
+        if self._hosts is None:
+            self._hosts = hosts_by_type(self._members())
+        return owner_of(key, self._hosts.get(key.type, ()))

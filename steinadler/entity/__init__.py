@@ -1,8 +1,11 @@
 """Entities: virtual actors, each with one owner in the cluster and state that outlives it.
 
     router      a call finds the owner: rendezvous hash over the members that host the type
-    host        the entities that are active here: one mailbox and one turn at a time each
+                (`search`, sans-IO: where it goes next; `peers` and `local`: how it is asked there)
+    host        the entities that are here, and what comes to them from outside
     turns       sans-IO: what an entity does next (activate, run, passivate, hand over)
+    attendant   does it, in `workers`; `sweeping`: what time does to entities
+    ownership   the epoch: taken, shown with every write, given back
     behaviour   what runs a turn: a Python class, or a program behind the sidecar
     python      entities written as Python classes; `state`, what of them is stored
     schedule    timers and durable reminders

@@ -26,7 +26,7 @@ from steinadler.entity.store import (
     Reminder,
     SetReminder,
 )
-from steinadler.entity.turns import Action, Turns
+from steinadler.entity.turns import Action, State, Turns
 from steinadler.identity import EntityKey
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class Entity:
     """One entity that is here.  Implements `steinadler.entity.behaviour.Active`."""
 
     __slots__ = (
-        *("_expires_at", "_lock", "_state", "behaviour", "epoch", "failure", "going_since", "host"),
+        *("_expires_at", "_lock", "_state", "asked", "behaviour", "epoch", "failure"),
+        *("going_since", "host"),
         *("key", "memory", "timers", "todo", "turns", "used_at"),
     )
 
@@ -87,6 +88,8 @@ class Entity:
         self.failure: Exception | None = None
         self.used_at = 0.0
         self.going_since = 0.0  # 0 when it is to stay
+        # Who wants it: the epoch that is to end, and whom to tell when it has.
+        self.asked: list[tuple[int, Callable[[], None]]] | None = None
         self.timers: dict[str, RunningTimer] | None = None
         self._state: dict[str, bytes] | None = None
         self._expires_at: dict[str, float] | None = None
@@ -101,6 +104,12 @@ class Entity:
         self.memory = None
         self._state = dict(activation.state) or None
         self._expires_at = dict(activation.expires_at) or None
+
+    def may_hold(self, epoch: int) -> bool:
+        """Whether that epoch is this activation's, or may turn out to be."""
+        if self.epoch:
+            return self.epoch == epoch
+        return self.turns.state in (State.ACTIVATING, State.UNWANTED)
 
     def forget(self) -> None:
         """The host's: the entity is gone from here; somebody may still hold the object."""
@@ -156,6 +165,9 @@ class Entity:
     def stop_timer(self, name: str) -> None:
         if self.timers is not None:
             self.timers.pop(name, None)
+
+    def stop_timers(self) -> None:
+        self.timers = None
 
     async def set_reminder(self, reminder: Reminder) -> None:
         await self.exclusively(lambda: self.commit([SetReminder(reminder)]))

@@ -7,6 +7,7 @@ Only a turn that `reenters` runs beside another.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
@@ -79,6 +80,7 @@ class Active(Protocol):
 
     def start_timer(self, timer: Timer) -> None: ...
     def stop_timer(self, name: str) -> None: ...
+    def stop_timers(self) -> None: ...
     async def set_reminder(self, reminder: Reminder) -> None: ...
     async def delete_reminder(self, name: str) -> None: ...
     async def get_reminder(self, name: str) -> Reminder | None: ...
@@ -89,6 +91,8 @@ class Behaviour(ABC):
 
     # Seconds without a turn after which an entity is passivated.
     idle_s: float = 3600.0
+    # Seconds that a turn may still run when its entity is to leave, within the node's `drain_s`.
+    drain_s: float = math.inf
     # Whether `reenters` is to be asked.
     reentrant: bool = False
 

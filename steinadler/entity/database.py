@@ -44,11 +44,15 @@ _MAX_INTEGER = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Activate:
-    """Take an entity over for a node's life; the state is as it stands at `now`."""
+    """Take an entity over for a node's life; the state is as it stands at `now`.
+
+    With `after`, only when that is the latest epoch.
+    """
 
     key: EntityKey
     owner: tuple[str, int]
     now: float
+    after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,7 @@ def settle(group: Sequence[Write], held: Mapping[EntityKey, Held]) -> Settlement
         holder = current.get(write.key, Held(0, None))
         verdict: int | StaleEpoch | None = None
         match write:
-            case Activate():
+            case Activate() if write.after is None or write.after == holder.epoch:
                 verdict = holder.epoch + 1
                 current[write.key] = Held(verdict, write.owner)
                 settlement.holders[write.key] = current[write.key]
@@ -161,11 +165,10 @@ def settle(group: Sequence[Write], held: Mapping[EntityKey, Held]) -> Settlement
                             settlement.reminders[write.key, change.name] = change
                         case _:
                             assert_never(change)
+            case Activate():
+                verdict = stale(write.key, write.after or 0, holder.epoch)
             case Commit():
-                verdict = StaleEpoch(
-                    f"{write.key}: another node has taken the entity over: "
-                    f"epoch {write.epoch} ended, {holder.epoch} is the latest"
-                )
+                verdict = stale(write.key, write.epoch, holder.epoch)
             case Release() if write.epoch == holder.epoch > 0:
                 current[write.key] = Held(holder.epoch, None)
                 settlement.holders[write.key] = current[write.key]
@@ -175,6 +178,14 @@ def settle(group: Sequence[Write], held: Mapping[EntityKey, Held]) -> Settlement
                 assert_never(write)
         settlement.verdicts.append(verdict)
     return settlement
+
+
+def stale(key: EntityKey, epoch: int, latest: int) -> StaleEpoch:
+    """What a write under an epoch that ended is answered."""
+    return StaleEpoch(
+        f"{key}: another node has taken the entity over: "
+        f"epoch {epoch} ended, {latest} is the latest"
+    )
 
 
 def size_of(write: Write) -> int:

@@ -101,8 +101,10 @@ class GroupingStore(Store):
     async def look_up(self, key: EntityKey) -> Held | None:
         return await self._read(lambda: self._database.look_up(key))
 
-    async def activate(self, key: EntityKey, owner: tuple[str, int], now: float) -> Activation:
-        outcome = await self._write(Activate(key, owner, now))
+    async def activate(
+        self, key: EntityKey, owner: tuple[str, int], now: float, after: int | None = None
+    ) -> Activation:
+        outcome = await self._write(Activate(key, owner, now, after))
         assert isinstance(outcome, Activation)
         return outcome
 

@@ -1,18 +1,13 @@
 """The router: an entity call finds the one node that runs it, or says why not.
 
-    call -> who owns it, as far as we know -> here:  the host, without a hop
-                                           -> there: the process `$entities` of that node
-         <- the answer, an error, or "not here: ask that one" (nothing ran)
+    call -> who owns it, as far as we know -> here:  `host`, without a hop
+                                           -> there: `peers`, who ask the process `$entities`
+         <- the answer, an error, or "not here: ask that one" (nothing ran): `search` goes on
 
-The owner is picked by hash among the members that host the type, as their labels tell (see
-`steinadler.delivery.placement`); a suspected member still counts.  Two nodes may see different
-members for a moment, so whoever is asked looks by himself, and sends the call on when he does not
-own the entity.  The caller's node then asks again, for as long as `wait_for_host_s`.
-
-**What is tried again and what is not (E3).**  An answer that says that nothing ran is; everything
-else is the caller's to decide.  When the owner's node goes down after the call was sent, the turn
-may have run, and the caller is told so with `EntityHostFailed`.  A queue of calls kept at the
-caller's node for such cases was refused: it would have to run a turn again to be of use.
+The owner is picked by hash among the members that host the type (`steinadler.delivery.placement`).
+Two nodes may see different members for a moment, so whoever is asked looks by himself, and sends
+the call on when he does not own the entity.  The caller's node then asks again, for as long as
+`wait_for_host_s`.
 
 **A node that stops hosting** first takes its label away, and waits until the others have heard it,
 while its entities finish their turns; so calls that are on their way to it still find it there.
@@ -22,132 +17,39 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
 from steinadler.config import EntitySettings
-from steinadler.delivery.placement import owner_of
+from steinadler.delivery.placement import LABEL, Placement
 from steinadler.entity import answers
 from steinadler.entity.active import Work
 from steinadler.entity.answers import Answer
 from steinadler.entity.behaviour import Active, Behaviour, Kind
-from steinadler.entity.host import Host
+from steinadler.entity.host import EntityStatistics, Host
 from steinadler.entity.keeper import StoreKeeper
+from steinadler.entity.local import LocalReminderWork, LocalWork, wait_for
+from steinadler.entity.peers import HEARD_PATIENCE_S, Cluster, Peers
 from steinadler.entity.schedule import Schedule
-from steinadler.entity.service import SERVICE, ReminderWork, reminder_fields
-from steinadler.entity.store import Held, Reminder, Store
+from steinadler.entity.search import Search
+from steinadler.entity.service import ReminderWork, reminder_fields
+from steinadler.entity.store import Reminder, Store
 from steinadler.errors import (
     ConfigError,
-    DeliveryError,
-    EntityHostFailed,
     EntityTimedOut,
     EntityUnavailable,
     NodeClosed,
-    NodeDown,
     NoSuchEntityType,
-    NoSuchProcess,
-    ProcessExited,
-    RemoteError,
-    SteinadlerError,
 )
-from steinadler.identity import Destination, EntityKey, NodeId, ProcessName, check_entity_type
-from steinadler.membership import Member
+from steinadler.identity import EntityKey, check_entity_type
 from steinadler.wire.codec import Codec
 
 logger = logging.getLogger("steinadler.entity")
 
-# The label that names the types that a node hosts, with commas between.
-LABEL = "$entities"
-# After the n-th answer "not here": min(first * 2**n, longest), times a random 0.5 to 1.
-FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.005, 0.25
-# How long a node that stops hosting waits for the others to have heard of it.
-HEARD_PATIENCE_S = 1.0
-
-
-class Cluster(Protocol):
-    """What entities ask of their node."""
-
-    @property
-    def id(self) -> NodeId: ...
-    def members(self) -> tuple[Member, ...]: ...
-    def record(self, name: str) -> Member | None: ...
-    def set_own_label(self, name: str, value: str | None) -> None: ...
-    async def wait_for_change(self) -> None: ...
-    async def call(self, destination: Destination, request: object) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True)
-class EntityStatistics:
-    """What a node's entities do now, and did since it opened.
-
-    `waiting` calls are in the queues of `active` entities, and `running` of these are being
-    activated, run or deactivated.  `turns` were begun.  `activations` succeeded; entities went by
-    `passivations` (nobody called), `moved` (another owner, or a drain) and `lost` (stale epochs,
-    and writes with an unknown outcome).  `retried` counts the calls of this node's programs that
-    were sent on, each time.
-    """
-
-    active: int
-    running: int
-    waiting: int
-    turns: int
-    activations: int
-    passivations: int
-    moved: int
-    lost: int
-    retried: int
-
-
-class _Waiting:
-    """A task of this node that waits for work to be answered."""
-
-    __slots__ = ("_task", "answer")
-
-    def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = None
-        self.answer: Answer | None = None
-
-    def resolve(self, answer: Answer) -> None:
-        self.answer = answer
-        task, self._task = self._task, None
-        if task is not None:
-            trio.lowlevel.reschedule(task)
-
-    async def wait(self, give_up: Callable[[], None]) -> Answer:
-        """Wait for the answer.  Cancelled, it calls `give_up` first."""
-        if self.answer is None:
-
-            def abort(_: object) -> trio.lowlevel.Abort:
-                self._task = None
-                give_up()
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            self._task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        else:
-            await trio.lowlevel.checkpoint()
-        assert self.answer is not None
-        return self.answer
-
-
-class _LocalWork(Work):
-    """A turn for a caller on this node."""
-
-    __slots__ = ("waiting",)
-
-    waiting: _Waiting
-
-    def answer(self, answer: Answer) -> None:
-        self.waiting.resolve(answer)
-
-
-class _LocalReminderWork(_LocalWork, ReminderWork):
-    """Something to do with reminders, for a caller on this node."""
-
-    __slots__ = ()
+_NEVER = float("inf")
 
 
 class Entities:
@@ -174,18 +76,16 @@ class Entities:
         self._codec = codec
         self._settings = settings
         self._rng = rng
-        self._keeper = StoreKeeper(store, ours=ours) if store is not None else None
+        self._placement = Placement(cluster.members)
+        self._peers = Peers(cluster, settings)
+        self._keeper: StoreKeeper | None = None
         self._host: Host | None = None
-        self._schedule: Schedule | None = None
-        if self._keeper is not None:
-            self._host = Host(
-                cluster.id, codec, settings, self._keeper, clock, self._owner, self._make_way
-            )
-            self._schedule = Schedule(self._host, self._owns, settings.reminder_poll_s)
+        if store is not None:
+            self._keeper = StoreKeeper(store, ours=ours)
+            owner, make_way = self._placement.owner, self._peers.make_way
+            self._host = Host(cluster.id, codec, settings, self._keeper, clock, owner, make_way)
         self._nursery: trio.Nursery | None = None
-        self._opened_at = 0.0
         self._hosting = False
-        self._hosts: dict[str, list[str]] | None = None  # by type; None when members changed
         self._changed = trio.Event()
         self._retried = 0
 
@@ -210,11 +110,10 @@ class Entities:
         if not self._hosting:
             self._hosting = True
             assert self._keeper is not None
-            assert self._schedule is not None
             self._host.open(self._nursery)
             self._nursery.start_soon(self._keeper.run)
-            self._nursery.start_soon(self._move)
-            self._nursery.start_soon(self._schedule.run)
+            self._nursery.start_soon(self._move, self._host)
+            self._nursery.start_soon(Schedule(self._host, self._settings.reminder_poll_s).run)
 
     async def stop_hosting(self, *types: str) -> None:
         """Hand the entities of these types over (of all, when none is named), and own no more.
@@ -230,18 +129,30 @@ class Entities:
         leaving = tuple(type_ for type_ in (types or hosted) if type_ in hosted)
         self._publish(tuple(type_ for type_ in hosted if type_ not in leaving))
         done = trio.Event()
-        self._nursery.start_soon(self._stop, leaving, done)
+        self._nursery.start_soon(self._stop, self._host, leaving, done)
         await done.wait()
 
-    async def _stop(self, types: tuple[str, ...], done: trio.Event) -> None:
-        assert self._host is not None
+    async def _stop(self, host: Host, types: tuple[str, ...], done: trio.Event) -> None:
         with trio.move_on_after(2 * self._settings.drain_s + HEARD_PATIENCE_S) as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._host.drain, types)
-                nursery.start_soon(self._wait_until_heard)
+                nursery.start_soon(host.drain, types)
+                nursery.start_soon(self._peers.until_heard)
         if scope.cancelled_caught:
             logger.warning("entities of %s could not be deactivated in time", ", ".join(types))
         done.set()
+
+    def _publish(self, types: tuple[str, ...]) -> None:
+        self._cluster.set_own_label(LABEL, ",".join(sorted(types)) or None)
+        self.members_changed()
+
+    async def _move(self, host: Host) -> None:
+        """Let go of what others own, whenever the members change."""
+        while True:
+            await self._changed.wait()
+            self._changed = trio.Event()
+            await host.leave_to_others()
+
+    # -- what there is ------------------------------------------------------------------------
 
     def hosted(self) -> tuple[str, ...]:
         """The types that this node hosts, sorted."""
@@ -250,7 +161,7 @@ class Entities:
     def owner(self, key: EntityKey) -> str | None:
         """The name of the node that owns an entity, as far as this one knows now; None when no
         member hosts its type."""
-        return self._owner(key)
+        return self._placement.owner(key)
 
     def active(self, key: EntityKey) -> Active | None:
         """The activation of an entity, when it is active on this node."""
@@ -263,25 +174,9 @@ class Entities:
 
     def statistics(self) -> EntityStatistics:
         """Figures; takes a step for each active entity."""
-        host = self._host
-        if host is None:
-            return EntityStatistics(0, 0, 0, 0, 0, 0, 0, 0, self._retried)
-        counters = host.counters
-        return EntityStatistics(
-            active=len(host.entities()),
-            running=host.running(),
-            waiting=host.waiting(),
-            turns=counters.turns,
-            activations=counters.activations,
-            passivations=counters.passivations,
-            moved=counters.moved,
-            lost=counters.lost,
-            retried=self._retried,
-        )
-
-    def _publish(self, types: tuple[str, ...]) -> None:
-        self._cluster.set_own_label(LABEL, ",".join(sorted(types)) or None)
-        self.members_changed()
+        if self._host is None:
+            return EntityStatistics(retried=self._retried)
+        return self._host.statistics(self._retried)
 
     # -- calls --------------------------------------------------------------------------------
 
@@ -317,71 +212,45 @@ class Entities:
     async def _route(self, key: EntityKey, method: str, body: bytes, deadline: float) -> Answer:
         host = self._host
         if host is not None and host.find(key) is not None:
-            answer = await self._run_here(host, key, method, body, deadline)
+            work = LocalWork(Kind.CALL, method, body, deadline)
+            answer = await wait_for(key, work, host, host.submit)
             if answer[0] != answers.MOVED:
                 return answer
 
         async def ask(owner: str) -> Answer:
             if owner == self._name and host is not None:
-                return await self._run_here(host, key, method, body, deadline)
+                work = LocalWork(Kind.CALL, method, body, deadline)
+                return await wait_for(key, work, host, host.submit)
             remaining = None if deadline == _NEVER else max(0.0, deadline - trio.current_time())
-            return await self._ask(owner, ("call", key.type, key.id, method, body, remaining))
+            request = ("call", key.type, key.id, method, body, remaining)
+            return await self._peers.ask(owner, request)
 
         return await self._find(key, ask)
 
-    async def _run_here(
-        self, host: Host, key: EntityKey, method: str, body: bytes, deadline: float
-    ) -> Answer:
-        work = _LocalWork(Kind.CALL, method, body, deadline)
-        work.waiting = waiting = _Waiting()
-        host.submit(key, work)
-        return await waiting.wait(lambda: host.withdraw(key, work))
-
-    async def _find(self, key: EntityKey, ask: Callable[[str], Any]) -> Answer:
+    async def _find(self, key: EntityKey, ask: Callable[[str], Awaitable[Answer]]) -> Answer:
         """Ask whoever owns the entity, until somebody does more than send us on."""
-        give_up_at: float | None = None
-        backoff_s = FIRST_BACKOFF_S
-        hint: str | None = None
+        search = Search(self._settings.wait_for_host_s, self._rng)
         while True:
-            owner = hint or self._owner(key)
+            owner = search.hint or self._placement.owner(key)
             if owner is None:
                 await self._wait_for_host(key)
                 continue
-            answer: Answer = await ask(owner)
+            answer = await ask(owner)
             if answer[0] != answers.MOVED:
                 return answer
             self._retried += 1
-            now = trio.current_time()
-            if give_up_at is None:
-                give_up_at = now + self._settings.wait_for_host_s
-            elif now >= give_up_at:
-                raise EntityUnavailable(f"{key} has no settled owner; nothing ran")
             named = answer[1].decode(errors="replace")
-            # Believed once: two that name each other must not keep us from looking ourselves.
-            hint = named if hint is None and named != owner and self._is_member(named) else None
-            if hint is None:
-                await trio.sleep(backoff_s * self._rng.uniform(0.5, 1.0))
-                backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
-
-    async def _ask(self, owner: str, request: tuple[Any, ...]) -> Answer:
-        """Ask another node.  What is certain not to have run there is answered as `MOVED`."""
-        if not self._is_member(owner):
-            await trio.lowlevel.checkpoint()
-            return answers.moved(None)
-        try:
-            reply = await self._cluster.call(ProcessName(SERVICE, owner), request)
-        except NoSuchProcess:
-            return answers.moved(None)  # it is closing, and all its entities are gone
-        except (NodeDown, ProcessExited, RemoteError) as error:
-            raise EntityHostFailed(f"{error}; the turn may have run") from error
-        match reply:
-            case (int(status), bytes(body)) if answers.ANSWERED <= status <= answers.MOVED:
-                return status, body
-        raise EntityHostFailed(f"{owner} answered with what is no answer; the turn may have run")
+            pause_s = search.sent_on(owner, named, self._peers.is_member, trio.current_time())
+            if pause_s is None:
+                raise EntityUnavailable(f"{key} has no settled owner; nothing ran")
+            if pause_s:
+                await trio.sleep(pause_s)
 
     async def _wait_for_host(self, key: EntityKey) -> None:
-        with trio.move_on_after(self._settings.wait_for_host_s):
-            while self._owner(key) is None:
+        left_s = trio.current_effective_deadline() - trio.current_time()
+        # Ends before the caller's time is up: then it would not hear why.
+        with trio.move_on_after(min(self._settings.wait_for_host_s, max(0.0, 0.9 * left_s))):
+            while self._placement.owner(key) is None:
                 await self._cluster.wait_for_change()
             return
         raise NoSuchEntityType(f"no member hosts {key.type}; nothing ran")
@@ -410,11 +279,9 @@ class Entities:
 
         async def ask(owner: str) -> Answer:
             if owner != self._name or host is None:
-                return await self._ask(owner, (method, key.type, key.id, body))
-            work = _LocalReminderWork(Kind.REMINDER, method, body)
-            work.waiting = waiting = _Waiting()
-            self.arrived_beside(key, work)
-            return await waiting.wait(lambda: host.withdraw(key, work))
+                return await self._peers.ask(owner, (method, key.type, key.id, body))
+            work = LocalReminderWork(Kind.REMINDER, method, body)
+            return await wait_for(key, work, host, host.submit_beside)
 
         return answers.read(await self._find(key, ask), self._codec)
 
@@ -422,121 +289,37 @@ class Entities:
 
     def arrived(self, key: EntityKey, work: Work) -> None:
         """Run work of a peer if the entity is here or ours; else send it on."""
-        host = self._host
-        if host is None or (host.find(key) is None and self._owner(key) != self._name):
-            work.answer(answers.moved(self._owner(key)))
+        if self._host is None:
+            work.answer(answers.moved(self._placement.owner(key)))
+        elif isinstance(work, ReminderWork):
+            self._host.submit_beside(key, work)
         else:
-            host.submit(key, work)
+            self._host.submit(key, work)
 
     def withdrawn(self, key: EntityKey, work: Work) -> None:
         """The peer does not wait any more."""
         if self._host is not None:
             self._host.withdraw(key, work)
 
-    def arrived_beside(self, key: EntityKey, work: ReminderWork) -> None:
-        """Do work that need not wait for a turn, when the entity is active; else it has one."""
-        host, nursery = self._host, self._nursery
-        entity = host.find(key) if host is not None else None
-        if entity is None or not entity.epoch or host is None or nursery is None:
-            self.arrived(key, work)
-        else:
-            nursery.start_soon(host.run_beside, entity, work)
-
-    def release(self, key: EntityKey, done: Callable[[], None]) -> None:
-        """Another node believes to own the entity: let go of it, and say so when that is done."""
-        entity = self._host.find(key) if self._host is not None else None
-        if entity is None or self._nursery is None:
+    def release(self, key: EntityKey, epoch: int, done: Callable[[], None]) -> None:
+        """A peer wants the entity: let go of it, and say so when that is done."""
+        if self._host is None:
             done()
         else:
-            self._nursery.start_soon(self._release, key, done)
+            self._host.release(key, epoch, done)
 
-    async def _release(self, key: EntityKey, done: Callable[[], None]) -> None:
-        assert self._host is not None
-        await self._host.let_go(key)
-        done()
-
-    # -- owners -------------------------------------------------------------------------------
+    # -- life ---------------------------------------------------------------------------------
 
     def members_changed(self) -> None:
         """The node's: somebody came, went or changed its labels."""
-        self._hosts = None
+        self._placement.members_changed()
         self._changed.set()
-
-    def _owner(self, key: EntityKey) -> str | None:
-        if self._hosts is None:
-            self._hosts = {}
-            for member in self._cluster.members():
-                for type_ in (member.label(LABEL) or "").split(","):
-                    self._hosts.setdefault(type_, []).append(member.node.name)
-        return owner_of(key, self._hosts.get(key.type, ()))
-
-    def _owns(self, key: EntityKey) -> bool:
-        return self._owner(key) == self._name
-
-    def _is_member(self, name: str) -> bool:
-        record = self._cluster.record(name)
-        return record is not None and record.state.is_member
-
-    async def _move(self) -> None:
-        """Let go of what others own, whenever the members change."""
-        host = self._host
-        assert host is not None
-        while True:
-            await self._changed.wait()
-            self._changed = trio.Event()
-            going = []
-            for number, entity in enumerate(host.entities()):
-                if entity.key.type in host.types() and not self._owns(entity.key):
-                    going.append(entity)
-                if number % 64 == 63:
-                    await trio.lowlevel.checkpoint()
-            await host.leave_all(going)
-
-    async def _make_way(self, key: EntityKey, held: Held) -> None:
-        """Have the node that holds an entity let go of it.
-
-        Returns when it has, when its life is over, or when it does not answer within `drain_s` and
-        a second: the next epoch shuts it out then.
-        """
-        assert held.owner is not None
-        holder = NodeId(*held.owner)
-        if holder.name == self._name:
-            return
-        settled_at = self._opened_at + self._settings.settle_s
-        with trio.move_on_at(settled_at):
-            while (record := self._cluster.record(holder.name)) is None or record.node < holder:
-                await self._cluster.wait_for_change()
-        record = self._cluster.record(holder.name)
-        if record is None or record.node != holder or not record.state.is_member:
-            return
-        with trio.move_on_after(self._settings.drain_s + 1):
-            try:
-                request = ("release", key.type, key.id)
-                await self._cluster.call(ProcessName(SERVICE, holder.name), request)
-            except (DeliveryError, RemoteError) as error:
-                logger.info("%s does not let go of %s: %s", holder, key, error)
-
-    async def _wait_until_heard(self) -> None:
-        """Wait until the members know what this node last said of itself."""
-        with trio.move_on_after(HEARD_PATIENCE_S):
-            async with trio.open_nursery() as nursery:
-                for member in self._cluster.members():
-                    if member.node.name != self._name:
-                        nursery.start_soon(self._ask_if_heard, member.node.name)
-
-    async def _ask_if_heard(self, name: str) -> None:
-        try:
-            await self._cluster.call(ProcessName(SERVICE, name), ("here",))
-        except SteinadlerError as error:
-            logger.debug("%s may not have heard: %s", name, error)
-
-    # -- life ---------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The node's: run turns until cancelled.  Raises `ConfigError` for a store that cannot be
         used."""
         async with trio.open_nursery() as self._nursery:
-            self._opened_at = trio.current_time()
+            self._peers.opened()
             task_status.started()
             await trio.sleep_forever()
 
@@ -569,6 +352,3 @@ class EntityRef:
     async def call(self, command: str, *args: Any, timeout_s: float | None = None) -> Any:
         """Run a command of the entity, and return what it returns: see `Entities.call`."""
         return await self._entities.call(self.key, command, args, timeout_s=timeout_s)
-
-
-_NEVER = float("inf")

@@ -153,14 +153,10 @@ def _log_failure(what: str, key: EntityKey, answer: Answer) -> None:
 
 
 class Schedule:
-    """Submits turns to a host when they are due.
+    """Submits turns to a host when they are due."""
 
-    `owns` says whether this node is the owner of an entity, as far as it knows.
-    """
-
-    def __init__(self, host: Host, owns: Callable[[EntityKey], bool], poll_s: float) -> None:
+    def __init__(self, host: Host, poll_s: float) -> None:
         self._host = host
-        self._owns = owns
         self._poll_s = poll_s
         self._numbers = itertools.count()
         # (Trio's time, a number to tell equals apart, what is due then).
@@ -257,14 +253,14 @@ class Schedule:
         wait_s = reminder.due_at - self._host.clock()
         if wait_s > LOOK_AHEAD_POLLS * self._poll_s or self._taken.get(taken) == reminder:
             return
-        if self._owns(key):
+        if self._host.owns(key):
             self._taken[taken] = reminder
             self._push(trio.current_time() + max(wait_s, 0.0), (key, reminder))
 
     def _fire_reminder(self, key: EntityKey, reminder: Reminder) -> None:
         if self._taken.get((key, reminder.name)) != reminder:
             return  # it was set anew, and that is in the heap
-        if self._owns(key) and key.type in self._host.types():
+        if self._host.owns(key) and key.type in self._host.types():
             self._host.submit(key, _ReminderTurn(key, reminder, self._reminder_ran))
         else:
             self._reminder_ran(key, reminder)

@@ -3,7 +3,7 @@
     ("call", type, id, method, argument, remaining_s or None)    -> an answer: see `answers`
     ("set_reminder", type, id, fields) and ("delete_reminder", type, id, name) and
     ("get_reminder", type, id, name)                             -> an answer
-    ("release", type, id)      -> None, once the entity is not active there any more
+    ("release", type, id, epoch)   -> None, once that epoch is not an activation's there any more
     ("here",)                  -> None: what was said before was heard
 
 It hands work over and takes the next message: an answer comes from the turn, whenever that ends.
@@ -123,9 +123,9 @@ def _take(call: Call, entities: Entities) -> None:
         ):
             beside = PeerReminderWork(Kind.REMINDER, method, body)
             beside.call = call
-            entities.arrived_beside(EntityKey(type_, id_), beside)
-        case ("release", str(type_), str(id_)):
-            entities.release(EntityKey(type_, id_), call.reply)
+            entities.arrived(EntityKey(type_, id_), beside)
+        case ("release", str(type_), str(id_), int(epoch)):
+            entities.release(EntityKey(type_, id_), epoch, call.reply)
         case ("here",):
             call.reply()
         case _:

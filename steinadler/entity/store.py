@@ -1,13 +1,16 @@
 """What a store promises: state and epochs of entities, and their reminders.
 
-    activate   takes the next epoch of an entity, and reads its state
+    activate   takes the next epoch of an entity, if nobody took one since we looked, and reads
+               its state
     commit     changes state and reminders, all or nothing, if the epoch is still the entity's
     release    the owner lets go: whoever activates next need not ask it
 
 Fencing (Gray & Cheriton's leases, with the token of Kleppmann's "How to do distributed locking"):
 epochs of an entity only grow, and `commit` and `release` are refused with `StaleEpoch` unless
 theirs is the latest that was taken.  So of two nodes that both believe to own an entity, only the
-one that activated it last can change it, however late the other's writes arrive.
+one that activated it last can change it, however late the other's writes arrive.  And an activation
+that arrives late, when the members have agreed on another owner meanwhile, does not take the entity
+from under that owner's turn: it was meant to follow an epoch that has passed.
 
 Times are seconds since 1970 by the clock of the caller's machine: reminders and expiry are as
 exact as the clocks of the nodes agree.
@@ -129,8 +132,14 @@ class Store(ABC):
         """Who has an entity; None when it never was active."""
 
     @abstractmethod
-    async def activate(self, key: EntityKey, owner: tuple[str, int], now: float) -> Activation:
-        """Take an entity over: the next epoch is ours, and earlier ones are stale from now on."""
+    async def activate(
+        self, key: EntityKey, owner: tuple[str, int], now: float, after: int | None = None
+    ) -> Activation:
+        """Take an entity over: the next epoch is ours, and earlier ones are stale from now on.
+
+        With `after`, only when that is the latest epoch (0: nobody ever had one); otherwise raises
+        `StaleEpoch`, and nothing was changed.
+        """
 
     @abstractmethod
     async def commit(self, commit: Commit) -> None:

@@ -4,9 +4,10 @@
                                                             program --HTTP--> api (state, timers)
 
     service       composes one sidecar, and drains it
-    serving       Hypercorn's connections on Trio
-    api           the ASGI application; `routes`, `openapi`: what there is; `problems`: what goes
-                  wrong; `bodies`, `durations`: sans-IO, what requests mean
+    serving       listens, and tells HTTP/1.1 (`http1`, on h11) from HTTP/2 (Hypercorn, by `asgi`)
+    exchange      a request and its answer, for both; `sockets`: what they are read from
+    api           the handler; `routes`, `openapi`: what there is; `problems`: what goes wrong;
+                  `bodies`, `durations`: sans-IO, what requests mean
     app_link      is the program up, and what does it host (`app_config`, sans-IO)
     behaviour     a turn is a PUT to the program
     app_client    the pooled HTTP client towards it

@@ -1,4 +1,4 @@
-"""The sidecar's HTTP API, as an ASGI application: requests in, the node's entities asked, answers.
+"""The sidecar's HTTP API, a handler: a request in, the node's entities asked, the answer out.
 
 What a caller gets is the program's answer, or one of the problems of `problems`; never 200 with an
 error inside, and never an exception of ours.  The API is in `routes`, and told to the world by
@@ -13,8 +13,8 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -34,23 +34,20 @@ from steinadler.sidecar.bodies import (
     read_timer,
     write_json,
 )
+from steinadler.sidecar.exchange import Answer, BodyCutShort, BodyTooLarge, Request
 from steinadler.sidecar.metrics import CONTENT_TYPE, Metrics
 from steinadler.sidecar.problems import STATUS_OF, Problem, malformed, problem_of
 from steinadler.sidecar.routes import WITHOUT_TOKEN, Found, Operation, find
 
 logger = logging.getLogger("steinadler.sidecar")
 
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-
 JSON_TYPE = (b"content-type", b"application/json")
 LONGEST_TIMEOUT_MS = 24 * 3600 * 1000
-# What is still taken of a body that is too large, so that its sender gets to hear so.
-LINGER_S = 2.0
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_HEADER_VALUE = re.compile(r"[^\x00\r\n]*\Z")
+# RFC 9110 section 5.5, as h11 takes it.
+_HEADER_VALUE = re.compile(rb"(?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?\Z")
+_KEPT_BACK = HOP_BY_HOP | {TOKEN_HEADER, TIMEOUT_HEADER}
 # With these, somebody had heard of the type.
 _PROVING = frozenset(
     {
@@ -95,20 +92,11 @@ class App(Protocol):
     def known(self) -> frozenset[str]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A response to be sent."""
-
-    status: int
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    body: bytes = b""
-
-
 NOTHING = Answer(204)
 
 
 class Api:
-    """The ASGI application.  `phase` is set by whoever runs it.
+    """The handler.  `phase` is set by whoever runs it.
 
     `app` is None for a sidecar without a program.  `token`: what `dapr-api-token` must be.
     """
@@ -126,6 +114,7 @@ class Api:
         timeout_s: float,
     ) -> None:
         self.phase = Phase.SERVING
+        self.turned_away = 0  # requests that came when it had stopped
         self._entities = entities
         self._app = app
         self._metrics = metrics
@@ -135,17 +124,14 @@ class Api:
         self._max_body_bytes = max_body_bytes
         self._timeout_s = timeout_s
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1003})
-            return
+    async def __call__(self, request: Request) -> Answer:
+        """Answer a request; raises nothing."""
         began = trio.current_time()
         operation, type_, outcome = "unknown", "", "ok"
         try:
-            found = find(scope["method"], scope["raw_path"])
+            found = find(request.verb, request.path)
             operation, type_ = found.operation.value, found.arguments.get("type", "")
-            headers = dict(scope["headers"])
-            answer = await self._answer(found, scope["method"], headers, receive)
+            answer = await self._answer(found, request)
             if answer.status >= 400:
                 outcome = "error"
         except Problem as problem:
@@ -154,21 +140,18 @@ class Api:
             told = problem_of(error)
             answer, outcome = _told(told), told.code
         except Exception:
-            logger.exception("a bug in the sidecar: %s %r", scope["method"], scope["raw_path"])
+            logger.exception("a bug in the sidecar: %s %r", request.verb, request.path)
             told = Problem("ERR_INTERNAL", "the sidecar failed; its log tells more")
             answer, outcome = _told(told), told.code
+        if self.phase is not Phase.SERVING:
+            answer = replace(answer, closes=True)
         seconds = trio.current_time() - began
         self._metrics.request(operation, type_, outcome, seconds, proven=outcome in _PROVING)
-        if outcome == "ERR_BODY_TOO_LARGE":
-            await _send_and_drain(answer, receive, send)
-        else:
-            await _send(answer, send)
+        return answer
 
     # -- what is asked ------------------------------------------------------------------------
 
-    async def _answer(
-        self, found: Found, verb: str, headers: dict[bytes, bytes], receive: Receive
-    ) -> Answer:
+    async def _answer(self, found: Found, request: Request) -> Answer:
         operation = found.operation
         match operation:
             case Operation.HEALTH:
@@ -183,28 +166,27 @@ class Api:
                 )
             case Operation.OPENAPI:
                 return _json(openapi.document(self._version))
-        self._admit(operation, headers)
+        self._admit(operation, request.headers)
         if operation is Operation.METADATA:
             return _json(self._metadata())
         arguments = found.arguments
         key = EntityKey(arguments["type"], arguments["id"])
         match operation:
             case Operation.CALL:
-                body = await self._body(headers, receive)
-                return await self._call(key, arguments["method"], verb, headers, body)
+                return await self._call(key, arguments["method"], request)
             case Operation.STATE_GET:
                 value = self._active(key).read(arguments["key"])
                 return NOTHING if value is None else Answer(200, (JSON_TYPE,), value)
             case Operation.STATE_CHANGE:
-                await self._change(key, await self._body(headers, receive))
+                await self._change(key, await self._body(request))
             case Operation.TIMER_SET:
-                body = await self._body(headers, receive)
+                body = await self._body(request)
                 active = self._active(key)
                 active.start_timer(read_timer(arguments["name"], body, active.now()))
             case Operation.TIMER_DELETE:
                 self._active(key).stop_timer(arguments["name"])
             case Operation.REMINDER_SET:
-                body = await self._body(headers, receive)
+                body = await self._body(request)
                 reminder = read_reminder(arguments["name"], body, time.time())
                 await self._entities.set_reminder(key, reminder)
             case Operation.REMINDER_DELETE:
@@ -222,6 +204,7 @@ class Api:
             if not hmac.compare_digest(shown, self._token):
                 raise Problem("ERR_API_TOKEN", f"{TOKEN_HEADER} is missing or wrong")
         if self.phase is Phase.STOPPED:
+            self.turned_away += 1
             raise Problem("ERR_DRAINING", "this sidecar is leaving")
 
     def _health(self) -> Answer:
@@ -241,21 +224,25 @@ class Api:
             "extended": {},
         }
 
-    async def _call(
-        self, key: EntityKey, method: str, verb: str, headers: dict[bytes, bytes], body: bytes
-    ) -> Answer:
+    async def _call(self, key: EntityKey, method: str, request: Request) -> Answer:
+        body = await self._body(request)
         # Programs that decode a path before they route it would take it for a timer's turn.
         if "/" in method:
             raise malformed("a method's name has no slash")
-        argument = {"verb": verb, "headers": _passed_on(headers.items()), "body": body}
+        headers = request.headers
+        argument = {"verb": request.verb, "headers": _passed_on(headers), "body": body}
         try:
             answer = await self._entities.call(
                 key, method, argument, timeout_s=self._timeout(headers)
             )
         except NoSuchEntityType as error:
-            if self._app is not None and not self._app.up and key.type in self._app.known:
-                raise Problem("ERR_ACTOR_HOST_FAILED", "the program is down") from error
-            raise
+            if self._app is None or self._app.up:
+                raise
+            if key.type in self._app.known:
+                text = "the program is down; nothing ran"
+                raise Problem("ERR_ACTOR_HOST_FAILED", text) from error
+            text = f"{error}; the program of this sidecar is not there, and may have it"
+            raise Problem("ERR_ACTOR_TYPE_NOT_FOUND", text) from error
         match answer:
             case {"status": int(status), "headers": Mapping() as told, "body": bytes() as content}:
                 if not (200 <= status < 300 or 400 <= status <= 500):
@@ -276,7 +263,8 @@ class Api:
         if active is None:
             raise Problem(
                 "ERR_ACTOR_NOT_ACTIVE",
-                f"{key} is not active behind this sidecar; its state and timers are its turns' own",
+                f"{key} is not active behind this sidecar; its state and timers are its turns' "
+                "own, so ask while one runs, at the sidecar of its program",
             )
         return active
 
@@ -289,50 +277,34 @@ class Api:
 
     # -- bodies -------------------------------------------------------------------------------
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        told = headers.get(b"content-length", b"")
-        if told.isdigit() and int(told) > self._max_body_bytes:
-            raise self._too_large()
-        message = await receive()
-        if not message.get("more_body"):
-            return self._whole(message)
-        parts = bytearray(message.get("body", b""))
-        while message.get("more_body"):
-            message = await receive()
-            parts += self._whole(message)
-            if len(parts) > self._max_body_bytes:
-                raise self._too_large()
-        return bytes(parts)
-
-    def _whole(self, message: Message) -> bytes:
-        if message["type"] == "http.disconnect":
-            raise malformed("the connection closed before the body ended")
-        body: bytes = message.get("body", b"")
-        return body
-
-    def _too_large(self) -> Problem:
-        return Problem("ERR_BODY_TOO_LARGE", f"a body has {self._max_body_bytes} bytes at most")
+    async def _body(self, request: Request) -> bytes:
+        try:
+            return await request.read_body(self._max_body_bytes)
+        except BodyTooLarge:
+            text = f"a body has {self._max_body_bytes} bytes at most (--max-body)"
+            raise Problem("ERR_BODY_TOO_LARGE", text) from None
+        except BodyCutShort as error:
+            raise malformed(str(error)) from None
 
 
-def _passed_on(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+def _passed_on(headers: Mapping[bytes, bytes]) -> dict[str, str]:
     """What of a request's headers travels with the call."""
-    own = (TOKEN_HEADER, TIMEOUT_HEADER)
     return {
         text: value.decode("latin-1")
-        for name, value in headers
-        if (text := name.decode("latin-1").lower()) not in HOP_BY_HOP and text not in own
+        for name, value in headers.items()
+        if (text := name.decode("latin-1")) not in _KEPT_BACK
     }
 
 
 def _of_answer(told: Mapping[Any, Any]) -> tuple[tuple[bytes, bytes], ...]:
     """The headers of an answer, which another node sent: only what can be sent on."""
     return tuple(
-        (name.encode(), value.encode("latin-1", "replace"))
+        (name.encode(), sent)
         for name, value in told.items()
         if isinstance(name, str)
         and isinstance(value, str)
         and _HEADER_NAME.match(name)
-        and _HEADER_VALUE.match(value)
+        and _HEADER_VALUE.match(sent := value.encode("latin-1", "replace"))
         and name.lower() not in HOP_BY_HOP
     )
 
@@ -348,28 +320,3 @@ def _json(value: Any) -> Answer:
 def _told(problem: Problem) -> Answer:
     headers = tuple((name.encode(), value.encode()) for name, value in problem.headers)
     return Answer(STATUS_OF[problem.code], (JSON_TYPE, *headers), problem.body)
-
-
-async def _send(answer: Answer, send: Send) -> None:
-    headers = list(answer.headers)
-    if answer.status != 204:
-        headers.append((b"content-length", b"%d" % len(answer.body)))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    body = b"" if answer.status == 204 else answer.body
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def _send_and_drain(answer: Answer, receive: Receive, send: Send) -> None:
-    """Answer while the body still comes: for a while before, since a client that has not sent all
-    may not read yet, and during it, since the server waits for somebody to take what came."""
-
-    async def drain() -> None:
-        while (await receive()).get("more_body"):
-            pass
-
-    with trio.move_on_after(LINGER_S):
-        await drain()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(drain)
-        await _send(answer, send)
-        nursery.cancel_scope.cancel()

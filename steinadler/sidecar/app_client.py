@@ -6,23 +6,28 @@ is no retry in here, not even of a request on a connection that turns out closed
 at before they are used, and not used at all after `IDLE_S`, below the time after which servers
 close them.
 
+So one that the program closes earlier, or in the middle of a request, without having said that it
+would, tells that the program has ended, even when the next one is there before anybody looked: its
+`life` is another.  What an earlier life knew, the present one does not.
+
 General clients (httpx, httpcore) were refused for this: they take several times as long for a
 small request, and say less of what became of one that failed.
 """
 
 from __future__ import annotations
 
-import select
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import h11
 import trio
 
+from steinadler.sidecar.sockets import Socket
+
 # Servers close what is idle for 2 s (gunicorn) or 5 s (uvicorn, Node).
 IDLE_S = 1.5
 MAX_HEAD_BYTES = 64 * 1024
-_RECEIVE_BYTES = 64 * 1024
 
 # Of one connection, not of what it carries (RFC 9110 section 7.6.1).
 HOP_BY_HOP = frozenset(
@@ -44,6 +49,9 @@ HOP_BY_HOP = frozenset(
 )
 
 
+_NOT_PASSED_ON = HOP_BY_HOP | {"date", "server"}
+
+
 class AppError(Exception):
     """A request to the program failed."""
 
@@ -52,14 +60,19 @@ class AppDown(AppError):
     """Nobody listens there: nothing was sent."""
 
 
+class AppAnew(AppDown):
+    """The life of the program that the request was for is over: nothing was sent."""
+
+
 class AppBroke(AppError):
     """The connection broke, or what came back is no answer: the request may have run."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppAnswer:
-    """An answer of the program: its headers without those of the connection."""
+    """An answer of the program in this life: its headers without those of the connection."""
 
+    life: int
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
@@ -67,17 +80,17 @@ class AppAnswer:
 
 @dataclass(slots=True)
 class _Connection:
-    stream: trio.SocketStream
+    sock: Socket
     protocol: h11.Connection
+    life: int
     idle_since: float = 0.0
 
-    def usable(self, now: float) -> bool:
+    def is_open(self) -> bool:
         """Whether nothing came since the last answer; all that could is its end."""
-        if now - self.idle_since > IDLE_S:
+        try:
+            return self.sock.receive_nowait() is None
+        except OSError:
             return False
-        look = select.poll()
-        look.register(self.stream.socket.fileno(), select.POLLIN)
-        return not look.poll(0)
 
 
 class AppClient:
@@ -104,17 +117,26 @@ class AppClient:
             self._fixed.append((b"dapr-api-token", token.encode()))
         self._max_body_bytes = max_body_bytes
         self._max_connections = max_connections
+        # Another number after each time that the program was found to have ended.
+        self.life = 0
         self._idle: list[_Connection] = []
         self._busy = 0
 
     async def request(
-        self, verb: str, path: str, headers: Iterable[tuple[str, str]] = (), body: bytes = b""
+        self,
+        verb: str,
+        path: str,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        *,
+        life: int | None = None,
     ) -> AppAnswer:
-        """Make one request.  `path` is as it goes on the wire.
+        """Make one request, of the program in this `life` if one is given.  `path` is as it goes
+        on the wire.
 
         Waits without limit: the caller bounds it; cancelled, the connection is closed and the
-        request may have run.  Raises `AppDown` and `AppBroke`; `ValueError` for a header that
-        cannot be sent, and then nothing was.
+        request may have run.  Raises `AppDown`, `AppAnew` and `AppBroke`; `ValueError` for a header
+        that cannot be sent, and then nothing was.
         """
         if self._busy >= self._max_connections:
             raise AppDown(f"{self._busy} requests to the program are under way")
@@ -128,10 +150,11 @@ class AppClient:
         try:
             connection = await self._take()
             try:
+                if life is not None and life != connection.life:
+                    raise AppAnew("the program was started anew")
                 return await self._exchange(connection, head, body)
             except BaseException:
-                # `aclose` would be a checkpoint, and cancelled; this closes the socket alike.
-                connection.stream.socket.close()
+                connection.sock.close()
                 raise
         finally:
             self._busy -= 1
@@ -139,21 +162,30 @@ class AppClient:
     def close(self) -> None:
         """Close what is idle; repeatable."""
         while self._idle:
-            self._idle.pop().stream.socket.close()
+            self._idle.pop().sock.close()
 
     async def _take(self) -> _Connection:
         now = trio.current_time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable(now):
-                return connection
-            connection.stream.socket.close()
+            if now - connection.idle_since <= IDLE_S:
+                if connection.is_open():
+                    return connection
+                self._ended(connection.life)
+            connection.sock.close()
         try:
             stream = await self._connect()
         except OSError as error:
+            self._ended(self.life)
             raise AppDown(f"the program cannot be reached: {error}") from None
         protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
-        return _Connection(stream, protocol)
+        return _Connection(Socket(stream), protocol, self.life)
+
+    def _ended(self, life: int) -> None:
+        """This life of the program is over; that of an earlier one is no news."""
+        if life == self.life:
+            self.life += 1
+            self.close()
 
     async def _exchange(self, connection: _Connection, head: h11.Request, body: bytes) -> AppAnswer:
         protocol = connection.protocol
@@ -163,18 +195,22 @@ class AppClient:
             data += protocol.send(h11.Data(data=body)) or b""
         protocol.send(h11.EndOfMessage())
         try:
-            await connection.stream.send_all(data)
+            await connection.sock.send(data, math.inf)
             answer = await self._receive(connection)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except OSError as error:
+            self._ended(connection.life)
             raise AppBroke("the program closed the connection in the middle") from error
         except h11.RemoteProtocolError as error:
+            if protocol.trailing_data[1]:  # it ended in the middle
+                self._ended(connection.life)
             raise AppBroke(f"the program's answer is not HTTP: {error}") from error
-        if protocol.our_state is h11.DONE and protocol.their_state is h11.DONE:
+        reusable = protocol.our_state is h11.DONE and protocol.their_state is h11.DONE
+        if reusable and connection.life == self.life:
             protocol.start_next_cycle()
             connection.idle_since = trio.current_time()
             self._idle.append(connection)
         else:
-            connection.stream.socket.close()
+            connection.sock.close()
         return answer
 
     async def _receive(self, connection: _Connection) -> AppAnswer:
@@ -184,8 +220,9 @@ class AppClient:
         while True:
             event = protocol.next_event()
             if event is h11.NEED_DATA:
-                data = await connection.stream.receive_some(_RECEIVE_BYTES)
+                data = await connection.sock.receive()
                 if not data and response is None:
+                    self._ended(connection.life)
                     raise AppBroke("the program closed the connection without an answer")
                 protocol.receive_data(data)
             elif type(event) is h11.Response:
@@ -196,16 +233,17 @@ class AppClient:
                     raise AppBroke(f"the program's answer is over {self._max_body_bytes} bytes")
             elif type(event) is h11.EndOfMessage:
                 assert response is not None
-                return AppAnswer(response.status_code, _end_to_end(response), bytes(body))
+                headers = _end_to_end(response)
+                return AppAnswer(connection.life, response.status_code, headers, bytes(body))
             elif type(event) is not h11.InformationalResponse:
                 raise AppBroke("the program switched to another protocol")
 
 
 def _end_to_end(response: h11.Response) -> tuple[tuple[str, str], ...]:
     return tuple(
-        (name.decode("ascii"), value.decode("latin-1"))
+        (text, value.decode("latin-1"))
         for name, value in response.headers
-        if name.decode("ascii") not in HOP_BY_HOP and name not in (b"date", b"server")
+        if (text := name.decode("ascii")) not in _NOT_PASSED_ON
     )
 
 

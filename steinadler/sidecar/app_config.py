@@ -4,10 +4,11 @@
      "reentrancy": {"enabled": true, "maxStackDepth": 32},
      "entitiesConfig": [{"entities": ["Cart"], "actorIdleTimeout": "5m"}]}
 
-`entitiesConfig` goes before what is said for all.  `actorScanInterval`, `drainRebalancedActors`,
-`drainOngoingCallTimeout` and `remindersStoragePartitions` are taken and mean nothing here: idle
-entities are found without scanning, a turn that runs is always let finish, within the sidecar's
-`--drain-timeout`, and reminders are not kept in partitions.
+`entitiesConfig` goes before what is said for all.  `drainOngoingCallTimeout` is how long a turn may
+still run when its entity is to leave, and with `drainRebalancedActors` false it may not; both
+within the sidecar's `--drain-timeout`, because whoever stops it said how long that may take.
+`actorScanInterval` and `remindersStoragePartitions` are taken and mean nothing here: idle entities
+are found without scanning, and reminders are not kept in partitions.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ _MAX_DEPTH = 1000
 class TypeSettings:
     """What holds for the entities of one type.
 
+    `drain_s`: how long a turn may still run when its entity is to leave, if it `drains` at all;
     `max_depth`: how many turns may run within each other (None: no reentrancy).
     """
 
     idle_s: float = Behaviour.idle_s
+    drain_s: float = Behaviour.drain_s
+    drains: bool = True
     max_depth: int | None = None
 
 
@@ -69,6 +73,16 @@ def _settings(told: dict[str, Any], settings: TypeSettings) -> TypeSettings:
     idle_s = _seconds(told, "actorIdleTimeout")
     if idle_s:
         settings = replace(settings, idle_s=idle_s)
+    drain_s = _seconds(told, "drainOngoingCallTimeout")
+    if drain_s is not None:
+        settings = replace(settings, drain_s=drain_s)
+    match told.get("drainRebalancedActors"):
+        case None:
+            pass
+        case bool(drains):
+            settings = replace(settings, drains=drains)
+        case _:
+            raise ConfigError("/dapr/config: drainRebalancedActors is true or false")
     match told.get("reentrancy"):
         case None:
             return settings

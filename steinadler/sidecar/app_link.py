@@ -5,7 +5,8 @@
 Either side may start and restart in any order.  The types that the program names are hosted while
 it is up; while it is down they stay hosted for `APP_PATIENCE_S`, since most programs that go away
 come back, and turns wait for it so long; then other nodes may have them.  When it is back its
-configuration is read again: it may be another version.
+configuration is read again: it may be another version.  So it is when it has restarted between two
+looks, which `AppClient.life` tells.
 """
 
 from __future__ import annotations
@@ -48,31 +49,32 @@ class AppLink:
         self._hosted: dict[str, HttpBehaviour] = {}
         self._look = trio.Event()
         self._told: str | None = None
-        # Whether it is there; what it said last that it hosts; how often it came up; and whether
-        # turns may wait for it when it is not there.
+        # Whether it is there; what it said last that it hosts; and whether turns may wait for it
+        # when it is not there.
         self.up = False
         self.known: frozenset[str] = frozenset()
-        self.life = 0
         self.patient = True
 
     def seems_down(self) -> None:
-        """A turn found nobody: look now, and not at the next interval."""
+        """A turn found nobody, or was hung up on: look now, and not at the next interval."""
         self._look.set()
 
     async def run(self) -> None:
         """Follow the program until cancelled."""
         while True:
             patience_ends = trio.current_time() + APP_PATIENCE_S
+            life = self._app.life
             while (types := await self._read_config()) is None:
+                self.up = False
                 if self._hosted and trio.current_time() >= patience_ends:
                     await self._host({})
                 await trio.sleep(SEARCH_INTERVAL_S)
+                life = self._app.life
             self.known = frozenset(types)
-            self.life += 1
             self.up = True
             await self._host(types)
             logger.info("the program is up, with %s", ", ".join(types) or "no entities")
-            await self._watch()
+            await self._watch(life)
 
     async def _read_config(self) -> dict[str, TypeSettings] | None:
         """What the program says it hosts; None when it is not there, or makes no sense."""
@@ -84,12 +86,11 @@ class AppLink:
             if answer.status != 200:
                 raise ConfigError(f"/dapr/config answered with status {answer.status}")
             types = read_config(answer.body)
-        except (AppError, trio.TooSlowError):
-            return None
-        except ConfigError as error:
-            if self._told != str(error):
-                self._told = str(error)
-                logger.warning("the program cannot be hosted: %s", error)
+        except (AppError, ConfigError, trio.TooSlowError) as error:
+            why = str(error) or "it does not answer /dapr/config"
+            if self._told != why:
+                self._told = why
+                logger.warning("waiting for the program: %s", why)
             return None
         self._told = None
         return types
@@ -109,8 +110,8 @@ class AppLink:
                 del self._hosted[type_]
             await self._entities.stop_hosting(*gone)
 
-    async def _watch(self) -> None:
-        """Return when the program is down."""
+    async def _watch(self, life: int) -> None:
+        """Return when the program is down, or has begun another life."""
         failures = 0
         while failures < MOST_FAILURES:
             self._look = trio.Event()
@@ -124,6 +125,9 @@ class AppLink:
                 break
             except (AppBroke, trio.TooSlowError):
                 failures += 1
+            if failures == 0 and self._app.life != life:
+                logger.warning("the program was started anew")
+                return
         self.up = False
         self._app.close()
         logger.warning("the program is down")

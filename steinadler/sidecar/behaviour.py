@@ -33,7 +33,14 @@ from steinadler.errors import (
     NoSuchCommand,
 )
 from steinadler.identity import EntityKey
-from steinadler.sidecar.app_client import HOP_BY_HOP, AppAnswer, AppBroke, AppClient, AppDown
+from steinadler.sidecar.app_client import (
+    HOP_BY_HOP,
+    AppAnew,
+    AppAnswer,
+    AppBroke,
+    AppClient,
+    AppDown,
+)
 from steinadler.sidecar.app_config import TypeSettings
 from steinadler.sidecar.bodies import read_json, write_json
 from steinadler.sidecar.problems import Problem
@@ -56,15 +63,11 @@ class AppLife(Protocol):
     """What a turn asks of the link to the program."""
 
     @property
-    def life(self) -> int:
-        """Counts how often the program came up."""
-
-    @property
     def patient(self) -> bool:
         """Whether it makes sense to wait for a program that is not there."""
 
     def seems_down(self) -> None:
-        """Nobody listened: look."""
+        """Nobody listened, or it hung up: look."""
 
 
 class Observer(Protocol):
@@ -77,7 +80,8 @@ class Observer(Protocol):
 class Memory:
     """What is kept with an activation."""
 
-    # The life of the program that knows of the entity: in another there is nothing to deactivate.
+    # The life of the program that knows of the entity: in another there is nothing to deactivate,
+    # and no timer that it could know.
     life: int | None = None
     # The chain of calls that the running turn belongs to, and how many of its turns run.
     chain: str | None = None
@@ -109,6 +113,7 @@ class HttpBehaviour(Behaviour):
     def settings(self, settings: TypeSettings) -> None:
         self._settings = settings
         self.idle_s = settings.idle_s
+        self.drain_s = settings.drain_s if settings.drains else 0.0
         self.reentrant = settings.max_depth is not None
 
     async def activate(self, entity: Active) -> None:
@@ -141,7 +146,7 @@ class HttpBehaviour(Behaviour):
         began = trio.current_time()
         outcome = "cancelled"
         try:
-            answer = await self._put(memory, path, headers, body)
+            answer = await self._put(entity, turn, path, headers, body)
             while is_first and memory.depth > 1:
                 memory.within = memory.within or trio.lowlevel.ParkingLot()
                 await memory.within.park()
@@ -160,14 +165,28 @@ class HttpBehaviour(Behaviour):
             self._observer.turn(entity.key.type, turn.kind, outcome, seconds)
 
     async def _put(
-        self, memory: Memory, path: str, headers: list[tuple[str, str]], body: bytes
+        self,
+        entity: Active,
+        turn: Turn,
+        path: str,
+        headers: list[tuple[str, str]],
+        body: bytes,
     ) -> AppAnswer:
         """Wait for a program that is not there, as long as nothing was sent."""
-        patience_ends = trio.current_time() + APP_PATIENCE_S
+        memory: Memory = entity.memory
+        # A caller whose time is up would not hear that nothing ran.
+        now = trio.current_time()
+        patience_ends = now + min(APP_PATIENCE_S, max(0.0, 0.9 * (turn.deadline - now)))
         while True:
-            life = self._life.life
             try:
-                answer = await self._app.request("PUT", path, headers, body)
+                answer = await self._app.request("PUT", path, headers, body, life=memory.life)
+            except AppAnew as error:
+                memory.life = None
+                entity.stop_timers()
+                self._life.seems_down()
+                if turn.kind is Kind.TIMER:
+                    raise EntityUnavailable(f"{error}; its timers are gone") from error
+                continue
             except AppDown as error:
                 self._life.seems_down()
                 if not self._life.patient:
@@ -175,26 +194,29 @@ class HttpBehaviour(Behaviour):
                 if trio.current_time() >= patience_ends:
                     raise EntityHostFailed(f"{error}; nothing ran") from error
             except AppBroke as error:
+                self._life.seems_down()
                 raise EntityHostFailed(str(error)) from error
             except ValueError as error:
                 raise NoSuchCommand(f"it cannot be sent to the program: {error}") from error
             else:
-                memory.life = life
+                memory.life = answer.life
                 return answer
-            await trio.sleep(_AGAIN_S)
+            await trio.sleep(min(_AGAIN_S, max(0.0, patience_ends - trio.current_time())))
 
     async def deactivate(self, entity: Active) -> None:
         memory: Memory | None = entity.memory
         # A program that never ran a turn of it, or was restarted, does not know it: and one that
         # uses @dapr/dapr 3 dies of being told.
-        if memory is None or memory.life != self._life.life:
+        if memory is None or memory.life is None:
             return
         entity.memory = None
         with trio.move_on_after(DEACTIVATE_LIMIT_S):
             try:
-                answer = await self._app.request("DELETE", _path(entity.key))
+                answer = await self._app.request("DELETE", _path(entity.key), life=memory.life)
             except AppDown:
                 return
+            except AppBroke as error:
+                raise EntityHostFailed(str(error)) from error
             if answer.status >= 300 and answer.status != HTTPStatus.NOT_FOUND:
                 raise EntityHostFailed(f"deactivating {entity.key}: status {answer.status}")
 

@@ -4,7 +4,13 @@
     draining   not ready any more: the types are given up in order, so turns that run end, entities
                are deactivated, and other nodes have them.  All is served still: turns that run
                need their state, and calls find the new owners
-    stopped    every request is told so (503, `Retry-After`); those under way end
+    stopped    every request is told so (503, `Retry-After`) until nobody came for `PARTING_S`;
+               those under way end
+
+Clients that use a connection again would otherwise find it closed under a request that they have
+just sent, and could not know that nothing ran: so from `draining` on each answer says that its
+connection closes, and whoever uses another one after that is told 503 first.  To wait for a fixed
+time was not enough: on a busy machine requests wait longer than that to be read.
 
 and then the node leaves, with its goodbye.  A program that went first does not hold that up.
 """
@@ -31,6 +37,8 @@ from steinadler.sidecar.serving import listen_tcp, listen_unix, serve
 logger = logging.getLogger("steinadler.sidecar")
 
 MIB = 1024 * 1024
+# How long nobody must have been told 503 before connections are refused, and the most it takes.
+PARTING_S, LONGEST_PARTING_S = 0.5, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +157,16 @@ class Sidecar:
             self._following.cancel()
         await self._node.entities.stop_hosting()
         self.api.phase = Phase.STOPPED
+        await self._part()
         self._stop.set()
         await self._closed.wait()
+
+    async def _part(self) -> None:
+        with trio.move_on_after(LONGEST_PARTING_S):
+            turned_away = -1
+            while turned_away != self.api.turned_away:
+                turned_away = self.api.turned_away
+                await trio.sleep(PARTING_S)
 
 
 @asynccontextmanager

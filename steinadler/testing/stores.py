@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import trio
 
-from steinadler.entity.database import check
+from steinadler.entity.database import Activate, Release, Write, check, stale
 from steinadler.entity.store import (
     Activation,
     Commit,
@@ -34,7 +34,7 @@ from steinadler.entity.store import (
     SetReminder,
     Store,
 )
-from steinadler.errors import StaleEpoch, StoreUnavailable
+from steinadler.errors import StoreUnavailable
 from steinadler.identity import EntityKey
 from steinadler.testing.faults import Draws
 
@@ -42,9 +42,14 @@ _T = TypeVar("_T")
 
 
 class MemoryContents:
-    """What a database would hold, by entity.  Look, but leave changes to a `MemoryStore`."""
+    """What a database would hold, by entity.  Look, but leave changes to a `MemoryStore`.
+
+    `on_write` is told of each write that stands, when it does and before anybody else hears of it:
+    the order of its calls is the store's.  It must not wait or raise.
+    """
 
     def __init__(self) -> None:
+        self.on_write: Callable[[Write], None] = _nobody
         self.held: dict[EntityKey, Held] = {}
         self.state: dict[EntityKey, dict[str, Put]] = {}
         self.reminders: dict[EntityKey, dict[str, Reminder]] = {}
@@ -88,10 +93,16 @@ class MemoryStore(Store):
     async def look_up(self, key: EntityKey) -> Held | None:
         return await self._ask(str(key), lambda: self.contents.held.get(key))
 
-    async def activate(self, key: EntityKey, owner: tuple[str, int], now: float) -> Activation:
+    async def activate(
+        self, key: EntityKey, owner: tuple[str, int], now: float, after: int | None = None
+    ) -> Activation:
         def take() -> Activation:
-            epoch = self._epoch(key) + 1
+            latest = self._epoch(key)
+            if after is not None and after != latest:
+                raise stale(key, after, latest)
+            epoch = latest + 1
             self.contents.held[key] = Held(epoch, owner)
+            self.contents.on_write(Activate(key, owner, now))
             state = {
                 name: put
                 for name, put in self.contents.state.get(key, {}).items()
@@ -111,10 +122,7 @@ class MemoryStore(Store):
         def change() -> None:
             latest = self._epoch(commit.key)
             if not commit.epoch == latest > 0:
-                raise StaleEpoch(
-                    f"{commit.key}: another node has taken the entity over: "
-                    f"epoch {commit.epoch} ended, {latest} is the latest"
-                )
+                raise stale(commit.key, commit.epoch, latest)
             state = self.contents.state.setdefault(commit.key, {})
             reminders = self.contents.reminders.setdefault(commit.key, {})
             for step in commit.changes:
@@ -127,6 +135,7 @@ class MemoryStore(Store):
                         reminders[step.reminder.name] = step.reminder
                     case DeleteReminder():
                         reminders.pop(step.name, None)
+            self.contents.on_write(commit)
 
         await self._ask(str(commit.key), change)
 
@@ -134,6 +143,7 @@ class MemoryStore(Store):
         def let_go() -> None:
             if epoch == self._epoch(key) > 0:
                 self.contents.held[key] = Held(epoch, None)
+                self.contents.on_write(Release(key, epoch))
 
         await self._ask(str(key), let_go)
 
@@ -179,3 +189,7 @@ class MemoryStore(Store):
         await trio.sleep(self._draws.uniform(*self._latency_s, about, self._calls[about]))
         if self._outages:
             raise StoreUnavailable("the test has cut the store off")
+
+
+def _nobody(_: Write) -> None:
+    """No one wants to know."""

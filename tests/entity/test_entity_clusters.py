@@ -1,12 +1,13 @@
-"""Entities of several nodes: one owner, ordered handover, kills, partitions (E1-E3)."""
+"""Entities of several nodes: one owner, ordered handover, kills (E1-E3).
+
+What holds whatever befalls a cluster is for recorded histories to say: see tests/histories.
+"""
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from trio.testing import MockClock
 
 from steinadler import Node
 from steinadler.delivery.placement import owner_of
-from steinadler.entity.store import Commit, Reminder
+from steinadler.entity.store import Reminder
 from steinadler.errors import (
     EntityError,
     EntityHostFailed,
@@ -25,12 +26,10 @@ from steinadler.errors import (
     RemoteError,
 )
 from steinadler.identity import EntityKey
-from steinadler.testing import MemoryStore, SimulatedCluster
+from steinadler.testing import SimulatedCluster
 
 NAMES = ("alice", "bob", "carol")
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(100, 115))]
-# Two nodes may believe different things for so long: a partition is noticed, or a death.
-NOTICED_S = 4.0
 
 
 def keys_of(owner: str, names: tuple[str, ...] = NAMES, count: int = 1) -> list[EntityKey]:
@@ -44,11 +43,10 @@ async def add(node: Node, key: EntityKey, number: int = 1, **options: Any) -> An
 
 
 class Calls:
-    """Tasks that increment counters all the time, and what they were told."""
+    """Tasks that increment counters all the time where no call may fail, and what came of it."""
 
     def __init__(self) -> None:
         self.acknowledged: Counter[EntityKey] = Counter()
-        self.unknown: Counter[EntityKey] = Counter()
         self.errors: list[EntityError] = []
         self.slowest_s = 0.0
         self.stop = trio.Event()
@@ -58,23 +56,18 @@ class Calls:
             began = trio.current_time()
             try:
                 await add(node, key, timeout_s=30)
-            except EntityUnavailable as error:
-                self.errors.append(error)
             except EntityError as error:
                 self.errors.append(error)
-                self.unknown[key] += 1
             else:
                 self.acknowledged[key] += 1
                 self.slowest_s = max(self.slowest_s, trio.current_time() - began)
             await trio.sleep(every_s)
 
     def check(self, cluster: SimulatedCluster) -> None:
-        """E2: what was acknowledged is stored; and no more than what may have run."""
-        for key in self.acknowledged | self.unknown:
-            put = cluster.contents.state.get(key, {}).get("count")
-            stored = int(put.value) if put is not None else 0
-            acknowledged = self.acknowledged[key]
-            assert acknowledged <= stored <= acknowledged + self.unknown[key], key
+        """No call failed, and each was carried out once (E2, E3)."""
+        assert self.errors == []
+        for key, acknowledged in self.acknowledged.items():
+            assert int(cluster.contents.state[key]["count"].value) == acknowledged, key
 
 
 @asynccontextmanager
@@ -89,36 +82,6 @@ async def calling(
                 nursery.start_soon(calls.keep_adding, node, key, every_s)
         yield calls
         calls.stop.set()
-
-
-@pytest.fixture
-def stood(monkeypatch: pytest.MonkeyPatch) -> list[Commit]:
-    """Every commit that stood, in the order in which they did and not in which they were told."""
-    commits: list[Commit] = []
-    current: ContextVar[Commit | None] = ContextVar("current", default=None)
-    ask, commit = MemoryStore._ask, MemoryStore.commit
-
-    async def asking(self: MemoryStore, about: str, action: Callable[[], Any]) -> Any:
-        asked = current.get()
-
-        def acting() -> Any:
-            result = action()
-            if asked is not None:
-                commits.append(asked)
-            return result
-
-        return await ask(self, about, acting)
-
-    async def committing(self: MemoryStore, asked: Commit) -> None:
-        token = current.set(asked)
-        try:
-            await commit(self, asked)
-        finally:
-            current.reset(token)
-
-    monkeypatch.setattr(MemoryStore, "_ask", asking)
-    monkeypatch.setattr(MemoryStore, "commit", committing)
-    return commits
 
 
 # -- one owner ------------------------------------------------------------------------------------
@@ -186,7 +149,8 @@ async def test_a_wrong_owner_sends_the_call_on(autojump_clock: MockClock) -> Non
         (alice, *_), _, log = await meet_hosting(cluster, *NAMES)
         two = ("alice", "bob")
         key = next(k for k in keys_of("carol", count=20) if owner_of(k, two) == "bob")
-        alice.entities._hosts = {"Counter": list(two)}  # as if carol's label were unknown
+        # As if carol's label were unknown.
+        alice.entities._placement._hosts = {"Counter": list(two)}
         with trio.fail_after(10):
             assert await alice.entities.call(key, "where", ()) == "carol"
         assert times(log, "where") == 1
@@ -231,7 +195,6 @@ async def test_a_newcomer_takes_its_share_and_no_call_fails(autojump_clock: Mock
             with trio.fail_after(10):
                 await until_hosts(alice, *NAMES)
             await trio.sleep(2)
-        assert calls.errors == []
         calls.check(cluster)
         assert calls.slowest_s <= 1.0  # the planned handover's pause
         moved = [key for key in keys if owner_of(key, NAMES) == "carol"]
@@ -263,7 +226,6 @@ async def test_a_rolling_restart_fails_no_call(seed: int, autojump_clock: MockCl
                     node.entities.host("Counter", Counting(name, log))
                     await until_hosts(caller, *NAMES)
                 await trio.sleep(1)
-        assert calls.errors == []
         assert sum(calls.acknowledged.values()) > 1000
         calls.check(cluster)
 
@@ -283,86 +245,8 @@ async def test_a_restarted_node_that_is_called_itself_forks_nothing(
             bob.entities.host("Counter", Counting("bob", log))
             async with calling(bob, keys=keys) as more:
                 await trio.sleep(5)
-        assert calls.errors == []
-        assert more.errors == []
-        for key in keys:
-            calls.acknowledged[key] += more.acknowledged[key]
-        calls.check(cluster)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-async def test_in_a_partition_no_two_epochs_commit_side_by_side_e1(
-    seed: int, autojump_clock: MockClock, stood: list[Commit]
-) -> None:
-    """Two owners for a while; what is acknowledged is stored, whoever acknowledged it."""
-    async with SimulatedCluster(seed, store_latency_s=(0.001, 0.02)) as cluster:
-        nodes, _, _ = await meet_hosting(cluster, *NAMES)
-        keys = [EntityKey("Counter", str(number)) for number in range(6)]
-        async with calling(*nodes, keys=keys) as calls:
-            await trio.sleep(0.5)
-            with cluster.partition({"alice"}, {"bob", "carol"}):
-                await trio.sleep(8)
-            with trio.fail_after(60):
-                await cluster.agreed()
-            await trio.sleep(NOTICED_S)
-            failed = len(calls.errors)
-            await trio.sleep(2)
-            assert len(calls.errors) == failed, "it has not recovered"
-        calls.check(cluster)
-    for key in keys:
-        epochs = [commit.epoch for commit in stood if commit.key == key]
-        assert epochs == sorted(epochs), "an epoch committed after a later one"
-        assert len(epochs) >= calls.acknowledged[key] > 0
-        assert len(set(epochs)) > 2, "both sides did not go on: it tested nothing"
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-async def test_whatever_befalls_acknowledged_increments_are_stored_e2(
-    seed: int, autojump_clock: MockClock
-) -> None:
-    """Crashes, pauses, restarts, partitions and store outages, drawn by the seed."""
-    draw = random.Random(seed)
-    async with SimulatedCluster(
-        seed, latency_s=(0.0005, 0.01), store_latency_s=(0.0005, 0.02)
-    ) as cluster:
-        _, _, log = await meet_hosting(cluster, *NAMES)
-        (caller,) = await cluster.start("dave")
-        keys = [EntityKey("Counter", str(number)) for number in range(6)]
-        async with calling(caller, keys=keys, every_s=0.05) as calls:
-            for _ in range(6):
-                await trio.sleep(draw.uniform(0, 1))
-                name = draw.choice(NAMES)
-                match draw.choice(("crash", "pause", "stop", "partition", "outage")):
-                    case "crash":
-                        cluster.crash(name)
-                        await trio.sleep(draw.uniform(0, 4))
-                    case "stop":
-                        with trio.fail_after(60):
-                            await cluster.stop(name)
-                    case "pause":
-                        with cluster.paused(name):
-                            await trio.sleep(draw.uniform(0, 6))
-                        continue
-                    case "outage":
-                        with cluster.store(name).outage():
-                            await trio.sleep(draw.uniform(0, 2))
-                        continue
-                    case "partition":
-                        others = {"dave", *NAMES} - {name}
-                        with cluster.partition({name}, others):
-                            await trio.sleep(draw.uniform(0, 6))
-                        continue
-                with trio.fail_after(60):
-                    node = await cluster.restart(name)
-                node.entities.host("Counter", Counting(name, log))
-            with trio.fail_after(60):
-                await cluster.agreed()
-                await until_hosts(caller, *NAMES)
-            await trio.sleep(NOTICED_S)
-            failed = len(calls.errors)
-            await trio.sleep(1)
-            assert len(calls.errors) == failed, "it has not recovered"
-        assert sum(calls.acknowledged.values()) > 100
+        calls.errors += more.errors
+        calls.acknowledged += more.acknowledged
         calls.check(cluster)
 
 

@@ -71,6 +71,8 @@ class Model:
     def write(self, write: Write) -> Outcome:
         entity = self.entities[write.key]
         if isinstance(write, Activate):
+            if write.after not in (None, entity.epoch):
+                return StaleEpoch()
             entity.epoch += 1
             entity.owner = write.owner
             state = {
@@ -127,7 +129,7 @@ class Stores(RuleBasedStateMachine):
     @rule(
         group=st.lists(
             st.one_of(
-                st.tuples(st.just("activate"), keys, times),
+                st.tuples(st.just("activate"), keys, times, st.none() | lags),
                 st.tuples(st.just("release"), keys, lags),
                 st.tuples(st.just("commit"), keys, lags, st.lists(changes, max_size=4)),
             ),
@@ -141,7 +143,8 @@ class Stores(RuleBasedStateMachine):
         writes: list[Write] = []
         for what, key, *rest in group:
             if what == "activate":
-                writes.append(Activate(key, (f"node{len(writes)}", 7), rest[0]))
+                after = None if rest[1] is None else before[key] - rest[1]
+                writes.append(Activate(key, (f"node{len(writes)}", 7), rest[0], after))
             elif what == "release":
                 writes.append(Release(key, before[key] - rest[0]))
             else:
@@ -155,7 +158,8 @@ class Stores(RuleBasedStateMachine):
         for write in writes:
             try:
                 if isinstance(write, Activate):
-                    outcomes.append(await self.memory.activate(write.key, write.owner, write.now))
+                    facts = (write.key, write.owner, write.now, write.after)
+                    outcomes.append(await self.memory.activate(*facts))
                 elif isinstance(write, Release):
                     await self.memory.release(write.key, write.epoch)
                     outcomes.append(None)

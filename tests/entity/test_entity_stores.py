@@ -5,6 +5,7 @@ E1: epochs only grow, and who has an older one changes nothing.  E2: what was ac
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -130,6 +131,35 @@ async def test_e1_a_stale_commit_changes_nothing(store: Store) -> None:
     assert await store.look_up(CART) == Held(new, BOB)
     assert [reminder.name for reminder in await store.reminders(CART)] == ["pay"]
     assert await state_of(store) == {"items": b"1"}
+
+
+async def test_e1_an_activation_that_was_to_follow_another_epoch_takes_nothing(
+    store: Store,
+) -> None:
+    assert (await store.activate(CART, ALICE, NOW, 0)).epoch == 1
+    await store.commit(Commit(CART, 1, (Put("items", b"1"),)))
+    for late in (0, 2):
+        with pytest.raises(StaleEpoch, match="Cart/42"):
+            await store.activate(CART, BOB, NOW, late)
+    assert await store.look_up(CART) == Held(1, ALICE)
+    await store.release(CART, 1)  # which ends no epoch
+    taken = await store.activate(CART, BOB, NOW, 1)
+    assert (taken.epoch, taken.state) == (2, {"items": b"1"})
+
+
+async def test_e1_of_many_that_saw_the_same_epoch_one_takes_the_next(another: Another) -> None:
+    taken = []
+
+    async def take_first(store: Store, number: int) -> None:
+        with contextlib.suppress(StaleEpoch):
+            taken.append((await store.activate(CART, ("node", number), NOW, 0)).epoch)
+
+    stores = [await another() for _ in range(3)]
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for number in range(12):
+                nursery.start_soon(take_first, stores[number % 3], number)
+    assert taken == [1]
 
 
 async def test_e1_nobody_commits_to_what_was_never_activated(store: Store) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 import trio
 
 from steinadler.sidecar.app_client import AppAnswer, AppClient, tcp
+from steinadler.sidecar.exchange import Answer, Request
 from steinadler.sidecar.serving import listen_tcp, serve
 
 Turn = Callable[["Program", str, bytes, dict[str, str]], Awaitable[tuple[int, bytes]]]
@@ -24,7 +25,7 @@ JSON = ("content-type", "application/json")
 
 
 class Program:
-    """The ASGI application.  `seen` is what it was asked, `commands` may be added to."""
+    """The handler.  `seen` is what it was asked, `commands` may be added to."""
 
     def __init__(self, sidecar_port: int) -> None:
         self.sidecar = client(sidecar_port)
@@ -32,6 +33,7 @@ class Program:
         self.healthy = True
         self.seen: list[tuple[str, str]] = []
         self.headers: dict[str, str] = {}
+        self.says_also: list[tuple[bytes, bytes]] = []
         self.running: set[str] = set()
         self.commands: dict[str, Turn] = dict(COMMANDS)
 
@@ -39,28 +41,16 @@ class Program:
         """How many requests ended so."""
         return sum(seen == verb and path.endswith(ending) for seen, path in self.seen)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = bytearray()
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
-        path = scope["raw_path"].decode()
-        headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
-        status, answer = await self.answer(scope["method"], path, headers, bytes(body))
+    async def __call__(self, request: Request) -> Answer:
+        body = await request.read_body(1 << 24)
+        headers = {
+            name.decode(): value.decode("latin-1") for name, value in request.headers.items()
+        }
+        status, answer = await self.answer(request.verb, request.path.decode(), headers, body)
         kind = b"application/json" if status == 200 else b"text/plain"
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [
-                    (b"content-type", headers.get("content-type", kind.decode()).encode()),
-                    (b"x-program", b"yes"),
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": answer, "more_body": False})
+        told = headers.get("content-type", kind.decode()).encode()
+        own = ((b"content-type", told), (b"x-program", b"yes"), *self.says_also)
+        return Answer(status, own, answer)
 
     async def answer(
         self, verb: str, path: str, headers: dict[str, str], body: bytes

@@ -34,6 +34,7 @@ class Pair:
     port: int
     app_port: int
     stop_app: trio.CancelScope
+    app_listeners: list[trio.SocketListener]
 
     async def ask(
         self, verb: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
@@ -76,7 +77,7 @@ class Sidecars:
         program = Program(port)
         if config is not None:
             program.config = config
-        pair = Pair(node, sidecar, program, client(port), port, app_port, trio.CancelScope())
+        pair = Pair(node, sidecar, program, client(port), port, app_port, trio.CancelScope(), [])
         self._opened.append(pair)
         if not app:
             await app_listeners[0].aclose()
@@ -96,7 +97,15 @@ class Sidecars:
         pair.stop_app = trio.CancelScope()
         self._nursery.start_soon(self._serve, pair, await listen_tcp("127.0.0.1", pair.app_port))
 
+    def restart_app(self, pair: Pair) -> None:
+        """End the program and start the next before anybody can look: its port never refuses."""
+        listeners = [trio.SocketListener(each.socket.dup()) for each in pair.app_listeners]
+        pair.stop_app.cancel()
+        pair.stop_app = trio.CancelScope()
+        self._nursery.start_soon(self._serve, pair, listeners)
+
     async def _serve(self, pair: Pair, listeners: list[trio.SocketListener]) -> None:
+        pair.app_listeners = listeners
         with pair.stop_app:
             await serve(pair.program, listeners, trio.Event())
 

@@ -62,14 +62,18 @@ async def read_line(stream: trio.abc.ReceiveStream, kept: bytearray) -> dict[str
 
 
 @asynccontextmanager
-async def running(home: Path, name: str, *options: str, **env: str) -> AsyncIterator[Running]:
-    """`steinadler sidecar`, killed afterwards when it still lives."""
+async def running(
+    home: Path, name: str, *options: str, log: Path | None = None, **env: str
+) -> AsyncIterator[Running]:
+    """`steinadler sidecar`, killed afterwards when it still lives.  `log`: for what it logs."""
     command = [sys.executable, "-m", "steinadler", "sidecar", "--name", name, "--host", "127.0.0.1"]
-    process = await trio.lowlevel.open_process(
-        [*command, "--no-mdns", "--json", *options],
-        env={**os.environ, "STEINADLER_HOME": str(home), **env},
-        stdout=subprocess.PIPE,
-    )
+    with open(log or os.devnull, "ab") as stderr:  # noqa: ASYNC230
+        process = await trio.lowlevel.open_process(
+            [*command, "--no-mdns", "--json", *options],
+            env={**os.environ, "STEINADLER_HOME": str(home), **env},
+            stdout=subprocess.PIPE,
+            stderr=stderr if log is not None else None,
+        )
     assert process.stdout is not None
     kept = bytearray()
     made: AppClient | None = None

@@ -151,14 +151,19 @@ def test_a_configuration() -> None:
         "drainOngoingCallTimeout": "1m",
         "reentrancy": {"enabled": True, "maxStackDepth": 4},
         "entitiesConfig": [
-            {"entities": ["B", "C"], "actorIdleTimeout": "1s", "reentrancy": {"enabled": False}}
+            {
+                "entities": ["B", "C"],
+                "actorIdleTimeout": "1s",
+                "drainRebalancedActors": False,
+                "reentrancy": {"enabled": False},
+            }
         ],
         "somethingNew": 5,
     }
     assert read_config(json.dumps(told).encode()) == {
-        "A": TypeSettings(300.0, 4),
-        "B": TypeSettings(1.0),
-        "C": TypeSettings(1.0),
+        "A": TypeSettings(300.0, 60.0, max_depth=4),
+        "B": TypeSettings(1.0, 60.0, drains=False),
+        "C": TypeSettings(1.0, 60.0, drains=False),
     }
     assert read_config(b"{}") == {}
     assert read_config(b'{"entities": ["A"], "actorIdleTimeout": ""}') == {"A": TypeSettings()}
@@ -176,6 +181,8 @@ def test_a_configuration() -> None:
         '{"entities": ["A,B"]}',
         '{"actorIdleTimeout": 5}',
         '{"actorIdleTimeout": "soon"}',
+        '{"drainOngoingCallTimeout": "soon"}',
+        '{"drainRebalancedActors": "no"}',
         '{"reentrancy": true}',
         '{"reentrancy": {"enabled": 1}}',
         '{"reentrancy": {"enabled": true, "maxStackDepth": 0}}',

@@ -42,6 +42,9 @@ class PyCounterInterface(ActorInterface):
     @actormethod(name="AddAt")
     async def add_at(self, id_: object) -> object: ...
 
+    @actormethod(name="Forget")
+    async def forget(self, key: object) -> object: ...
+
 
 class PyCounter(Actor, PyCounterInterface, Remindable):
     async def add(self, amount: object) -> object:
@@ -82,6 +85,9 @@ class PyCounter(Actor, PyCounterInterface, Remindable):
     async def add_at(self, id_: object) -> object:
         other: Any = ActorProxy.create("PyCounter", ActorId(str(id_)), PyCounterInterface)
         return await other.Add(1)
+
+    async def forget(self, key: object) -> object:
+        return await self._state_manager.try_remove_state(str(key))
 
     async def _count(self, key: str, amount: int) -> int:
         _, value = await self._state_manager.try_get_state(key)

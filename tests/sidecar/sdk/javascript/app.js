@@ -1,7 +1,10 @@
 // Actors in JavaScript, by the Dapr SDK as it is: `node app.js PORT SIDECAR_PORT NOTES`.
 "use strict";
 const fs = require("fs");
-const { AbstractActor, CommunicationProtocolEnum, DaprServer, Temporal } = require("@dapr/dapr");
+const {
+  AbstractActor, ActorId, ActorProxyBuilder, CommunicationProtocolEnum, DaprClient, DaprServer,
+  Temporal,
+} = require("@dapr/dapr");
 
 const [port, sidecarPort, notes] = process.argv.slice(2);
 
@@ -57,22 +60,32 @@ class JsCounter extends AbstractActor {
     await this.count("reminded", by);
   }
 
+  async addAt(id) {
+    return await others.build(new ActorId(id)).add(1);
+  }
+
+  async forget(key) {
+    return await this.getStateManager().tryRemoveState(key);
+  }
+
   async onDeactivate() {
     fs.appendFileSync(notes, `${this.getActorId().getId()}\n`);
   }
 }
+
+const options = {
+  daprHost: "127.0.0.1",
+  daprPort: sidecarPort,
+  communicationProtocol: CommunicationProtocolEnum.HTTP,
+};
+const others = new ActorProxyBuilder(JsCounter, new DaprClient(options));
 
 async function main() {
   const server = new DaprServer({
     serverHost: "127.0.0.1",
     serverPort: port,
     communicationProtocol: CommunicationProtocolEnum.HTTP,
-    clientOptions: {
-      daprHost: "127.0.0.1",
-      daprPort: sidecarPort,
-      communicationProtocol: CommunicationProtocolEnum.HTTP,
-      actor: { actorIdleTimeout: process.env.IDLE },
-    },
+    clientOptions: { ...options, actor: { actorIdleTimeout: process.env.IDLE } },
   });
   await server.actor.init();
   await server.actor.registerActor(JsCounter);

@@ -1,0 +1,58 @@
+"""What time does to entities: the idle are passivated, and what takes too long is cut.
+
+Passivation is one entry for each entity in a heap, looked at when it may be due and put back when
+there were turns in between; so a turn pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+
+from steinadler.config import EntitySettings
+from steinadler.entity.active import Entity
+from steinadler.entity.turns import State
+
+
+class IdleEntities:
+    """Which entities may have been idle for long enough; `sweep_s` is how often that is asked."""
+
+    def __init__(self, sweep_s: float) -> None:
+        self._sweep_s = sweep_s
+        # (when it may have been idle for long enough, a number to tell equals apart, the entity)
+        self._heap: list[tuple[float, int, Entity]] = []
+        self._numbers = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, entity: Entity, now: float) -> None:
+        """It was activated."""
+        entry = (now + entity.behaviour.idle_s, next(self._numbers), entity)
+        heapq.heappush(self._heap, entry)
+
+    def due(self, now: float, room: int) -> list[Entity]:
+        """Those that are to be passivated now, `room` at most.  They are not told of again."""
+        found: list[Entity] = []
+        while self._heap and self._heap[0][0] <= now and len(found) < room:
+            _, number, entity = heapq.heappop(self._heap)
+            state = entity.turns.state
+            if state is State.DORMANT:
+                continue
+            due = entity.used_at + entity.behaviour.idle_s
+            if state is State.IDLE and due <= now:
+                found.append(entity)
+            else:
+                heapq.heappush(self._heap, (max(due, now + self._sweep_s), number, entity))
+        return found
+
+
+def limit_of(entity: Entity, since: float, settings: EntitySettings) -> float:
+    """When that which is being done for an entity is cut short, begun at `since` at the latest."""
+    match entity.turns.state:
+        case State.UNWANTED | State.LAST_TURN | State.LOST_TURN:
+            return entity.going_since + min(settings.drain_s, entity.behaviour.drain_s)
+        case State.PASSIVATING | State.LEAVING:
+            return since + settings.drain_s
+        case _:
+            return since + settings.turn_timeout_s
