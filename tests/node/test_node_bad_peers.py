@@ -223,7 +223,7 @@ async def test_no_question_ends_a_built_in_process_x4(
                     break
             assert frame is not None
             assert await node.call("$echo", 1) == 1
-            assert (await node.call("$info", None))["processes"] == 6
+            assert (await node.call("$info", None))["processes"] == 7
 
 
 async def test_what_follows_a_goodbye_is_of_nobody_m4(node: Node, peer: RawPeer) -> None:
@@ -390,7 +390,7 @@ def test_whatever_a_peer_says_the_node_lives_on_x4(
                 except trio.BrokenResourceError:
                     pass
             assert await node.call("$echo", "alive") == "alive"
-            assert (await node.call("$info", None))["processes"] == 6
+            assert (await node.call("$info", None))["processes"] == 7
 
     async def bounded() -> None:
         with trio.fail_after(10):

@@ -185,11 +185,11 @@ async def test_messages_that_do_not_decode_do_not_fill_the_log(
 
 
 async def test_a_full_node_spawns_no_more_for_its_peers(nodes: Any) -> None:
-    alice = await nodes.open("alice", config=Config(max_processes=7))
+    alice = await nodes.open("alice", config=Config(max_processes=8))
     bob = await nodes.open("bob")
     with trio.fail_after(10):
         await bob.wait_for_member("alice")
-        fits = 7 - alice.statistics().processes
+        fits = 8 - alice.statistics().processes
         for number in range(fits):
             await bob.spawn_on("alice", "programs_sleeper", f"sleeper{number}")
         for ask in (bob.spawn_on, bob.run_on):

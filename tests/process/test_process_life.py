@@ -180,7 +180,7 @@ async def test_exit_signals_do_not_touch_what_every_node_relies_on(node: Node) -
         node.exit(name, "enough")
     await trio.testing.wait_all_tasks_blocked()
     assert await node.call("$echo", 1) == 1
-    assert (await node.call("$info", None))["processes"] == 6
+    assert (await node.call("$info", None))["processes"] == 7
 
 
 async def test_an_on_abandoned_callback_that_raises_harms_nobody(
