@@ -314,6 +314,16 @@ class Sending:
                         if self._next_to_begin is channel:
                             self._next_to_begin = None
                         self._next_frame(channel, frames)
+                        # With no messages to take turns with, it may fill the batch: what arrives
+                        # together is taken together.
+                        while (
+                            not messages
+                            and bulk
+                            and bulk[-1] is channel
+                            and frames.size < BATCH_BYTES
+                            and self._may_begin(channel)
+                        ):
+                            self._next_frame(bulk.pop(), frames)
                     else:
                         blocked += 1
                         self._next_to_begin = self._next_to_begin or channel
