@@ -1,5 +1,10 @@
-"""Names of processes.  A name belongs to one living process of its node, and to one only (N1)."""
+"""Names of processes: of one node, and of the whole cluster; and groups of processes.
+
+`LocalNames` are a node's own: a name belongs to one living process of it, and to one only (N1).
+`Registry` has what the members share: names that are unique in the cluster (N2), and groups (N3).
+"""
 
 from steinadler.registry.names import LocalNames
+from steinadler.registry.registry import Effect, NameLost, NameSettled, Registry, Tell
 
-__all__ = ["LocalNames"]
+__all__ = ["Effect", "LocalNames", "NameLost", "NameSettled", "Registry", "Tell"]

@@ -1,0 +1,180 @@
+"""What the registries of two nodes say to each other, and how it travels.
+
+    Summary      a hash of everything that the sender holds; mostly all there is to say
+    Versions     how far the sender has each node's entries
+    Want         send me that node's entries from this version on
+    Update       a piece of one node's entries, in the order of their versions
+
+Each is a CBOR array that begins with its code; what a later version adds to the end is passed over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias, assert_never
+
+from steinadler.errors import RemoteProtocolError
+from steinadler.identity import MAX_PROCESS_NAME_BYTES, NodeId
+from steinadler.wire import plain
+
+
+@dataclass(frozen=True, slots=True)
+class NameEntry:
+    """A process has a name, as of `version` of its node; `claimed_us` decides conflicts."""
+
+    version: int
+    name: str
+    number: int
+    claimed_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEntry:
+    """A process is in a group, as of `version` of its node."""
+
+    version: int
+    group: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A name is nobody's (`number` 0), or a process is in a group no more."""
+
+    version: int
+    text: str
+    number: int
+
+
+Entry: TypeAlias = NameEntry | GroupEntry | Removal
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A hash over whose entries the sender has, and how far."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """How far the sender has the entries of each node."""
+
+    versions: tuple[tuple[NodeId, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """The sender has the entries of `origin` up to `version`, and asks for those behind.
+
+    It started with nothing when `origin` was at `started`, so of what was removed until then it
+    has nothing to remove.
+    """
+
+    origin: NodeId
+    version: int
+    started: int
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Entries of `origin`: what became of them between `base` and `version`.
+
+    `base` 0: forget what you had.  `latest` is how far the sender has them; where `version` is
+    less, more is to be had.
+    """
+
+    origin: NodeId
+    base: int
+    version: int
+    latest: int
+    entries: tuple[Entry, ...]
+
+
+Message: TypeAlias = Summary | Versions | Want | Update
+
+
+def encode(message: Message) -> bytes:
+    """A message as bytes."""
+    match message:
+        case Summary(digest):
+            return plain.dumps([1, digest])
+        case Versions(versions):
+            return plain.dumps([2, [[*_node(node), version] for node, version in versions]])
+        case Want(origin, version, started):
+            return plain.dumps([3, _node(origin), version, started])
+        case Update(origin, base, version, latest, entries):
+            return plain.dumps(
+                [4, _node(origin), base, version, latest, [_entry(entry) for entry in entries]]
+            )
+        case _:
+            assert_never(message)
+
+
+def decode(data: bytes) -> Message | None:
+    """Undo `encode`; None for a message of a later version (codes above 63).
+
+    Raises `RemoteProtocolError` for anything else that is none.
+    """
+    natural = plain.natural
+    match plain.array(plain.loads(data), 1):
+        case [1, bytes(digest), *_]:
+            return Summary(digest[:64])
+        case [2, list() as versions, *_]:
+            return Versions(
+                tuple((plain.node_id(each), natural(plain.array(each, 3)[2])) for each in versions)
+            )
+        case [3, origin, version, started, *_]:
+            return Want(plain.node_id(origin), natural(version), natural(started))
+        case [4, origin, base, version, latest, list() as entries, *_]:
+            return Update(
+                plain.node_id(origin),
+                natural(base),
+                natural(version),
+                natural(latest),
+                tuple(map(_read_entry, entries)),
+            )
+        case [int() as code, *_] if code > 63:
+            return None
+    raise RemoteProtocolError("a message of the registry that is none")
+
+
+def _node(node: NodeId) -> list[object]:
+    return [node.name, node.incarnation]
+
+
+def _entry(entry: Entry) -> list[object]:
+    match entry:
+        case NameEntry(version, name, number, claimed_us):
+            return [1, version, name, number, claimed_us]
+        case GroupEntry(version, group, number):
+            return [2, version, group, number]
+        case Removal(version, text, number):
+            return [3, version, text, number]
+        case _:
+            assert_never(entry)
+
+
+def _read_entry(value: object) -> Entry:
+    natural = plain.natural
+    match plain.array(value, 4):
+        case [1, version, name, number, claimed_us, *_]:
+            return NameEntry(natural(version), _text(name), _number(number), natural(claimed_us))
+        case [2, version, group, number, *_]:
+            return GroupEntry(natural(version), _text(group), _number(number))
+        case [3, version, text, number, *_]:
+            return Removal(natural(version), _text(text), natural(number))
+    raise RemoteProtocolError("an entry of the registry that is none")
+
+
+def _number(value: object) -> int:
+    if plain.natural(value) == 0:
+        raise RemoteProtocolError("no process has the number 0")
+    return plain.natural(value)
+
+
+def _text(value: object) -> str:
+    text = plain.text(value, MAX_PROCESS_NAME_BYTES)
+    if not text or not text.isprintable():
+        raise RemoteProtocolError("a name that cannot be one")
+    return text

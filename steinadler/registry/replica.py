@@ -1,0 +1,147 @@
+"""The names and group members of one node, as it says them itself or as another knows them.
+
+Only the node whose processes they are changes them, so there is nothing to merge: each change gets
+the next version number, and whoever has a higher version knows more.  Additions are kept in the
+order of their versions, so "everything behind version v" is a search and a walk; removals are
+kept for a while in a log.  Whoever is further behind than the log starts anew, with nothing: then
+what was removed before it started needs no telling, however many pieces the rest comes in.
+
+A history of all changes was refused, because it grows; and so was a hash tree, because one number
+for each node says the same as long as one node writes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections import deque
+from typing import TypeAlias
+
+from steinadler.identity import NodeId
+from steinadler.registry.messages import Entry, GroupEntry, NameEntry, Removal, Update
+
+# Of removals that are remembered: a peer further behind gets everything once more.
+LOG_LENGTH = 4096
+# How many entries travel together: about 30 KiB.
+UPDATE_ENTRIES = 512
+
+# What was added: a name, or a group and the number of a process.
+_Key: TypeAlias = str | tuple[str, int]
+
+
+class Replica:
+    """The entries of one life of one node, up to `version`.
+
+    `names` has (number, claimed_us, version) by name, `groups` the version by number by group.
+    The log has every removal behind the version `started`.
+    """
+
+    __slots__ = ("_added", "_added_at", "_log", "groups", "names", "origin", "started", "version")
+
+    def __init__(self, origin: NodeId) -> None:
+        self.origin = origin
+        self.version = 0
+        self.started = 0
+        self.names: dict[str, tuple[int, int, int]] = {}
+        self.groups: dict[str, dict[int, int]] = {}
+        # Additions in their order, those that were removed since among them.
+        self._added_at = array("Q")
+        self._added: list[_Key] = []
+        self._log: deque[Removal] = deque()
+
+    def __len__(self) -> int:
+        return len(self.names) + sum(map(len, self.groups.values()))
+
+    # -- changes of the node itself -----------------------------------------------------------
+
+    def add_name(self, name: str, number: int, claimed_us: int) -> None:
+        """Give a process a name."""
+        self.apply(NameEntry(self.version + 1, name, number, claimed_us))
+
+    def add_to_group(self, group: str, number: int) -> None:
+        """Put a process into a group."""
+        self.apply(GroupEntry(self.version + 1, group, number))
+
+    def remove(self, text: str, number: int = 0) -> None:
+        """Take a name, or (with the number of a process) a place in a group away."""
+        self.apply(Removal(self.version + 1, text, number))
+
+    # -- and what others hear of them ---------------------------------------------------------
+
+    def apply(self, entry: Entry) -> bool:
+        """Make a change; False for one that is known already."""
+        if entry.version <= self.version:
+            return False
+        self.version = entry.version
+        match entry:
+            case NameEntry(version, name, number, claimed_us):
+                self.names[name] = (number, claimed_us, version)
+                self._note(version, name)
+            case GroupEntry(version, group, number):
+                self.groups.setdefault(group, {})[number] = version
+                self._note(version, (group, number))
+            case Removal(version, text, 0):
+                self.names.pop(text, None)
+                self._log_removal(entry)
+            case Removal(version, text, number):
+                members = self.groups.get(text, {})
+                members.pop(number, None)
+                if not members:
+                    self.groups.pop(text, None)
+                self._log_removal(entry)
+        return True
+
+    def complete(self, version: int) -> None:
+        """Everything up to `version` was applied, with no entry left for the last ones."""
+        self.version = max(self.version, version)
+
+    def since(self, version: int, started: int) -> Update:
+        """The next piece for whoever has everything up to `version`, and started with nothing at
+        `started`.
+
+        It starts anew (`base` 0) when removals would be missing.
+        """
+        base = version if max(version, started) >= self.started else 0
+        start = bisect_right(self._added_at, base)
+        entries: list[Entry] = []
+        while start < len(self._added) and len(entries) <= UPDATE_ENTRIES:
+            entry = self._entry(self._added_at[start], self._added[start])
+            if entry is not None:
+                entries.append(entry)
+            start += 1
+        if base:  # whoever starts anew has nothing to remove
+            entries += [removal for removal in self._log if removal.version > base]
+            entries.sort(key=lambda entry: entry.version)
+        more = len(entries) > UPDATE_ENTRIES
+        del entries[UPDATE_ENTRIES:]
+        last = entries[-1].version if more else self.version
+        return Update(self.origin, base, last, self.version, tuple(entries))
+
+    def _entry(self, version: int, key: _Key) -> Entry | None:
+        """What was added at that version, if it is there still."""
+        if isinstance(key, str):
+            number, claimed_us, added = self.names.get(key, (0, 0, 0))
+            return NameEntry(version, key, number, claimed_us) if added == version else None
+        group, number = key
+        still = self.groups.get(group, {}).get(number) == version
+        return GroupEntry(version, group, number) if still else None
+
+    def _note(self, version: int, key: _Key) -> None:
+        self._added_at.append(version)
+        self._added.append(key)
+        if len(self._added) > 2 * len(self) + LOG_LENGTH:
+            self._compact()
+
+    def _compact(self) -> None:
+        kept = [
+            (version, key)
+            for version, key in zip(self._added_at, self._added, strict=True)
+            if self._entry(version, key) is not None
+        ]
+        self._added_at = array("Q", [version for version, _ in kept])
+        self._added = [key for _, key in kept]
+
+    def _log_removal(self, removal: Removal) -> None:
+        self._log.append(removal)
+        if len(self._log) > LOG_LENGTH:
+            self.started = self._log.popleft().version
