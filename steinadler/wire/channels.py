@@ -148,6 +148,7 @@ class OutboundChannel:
         "last_sent",
         "queue",
         "ready",
+        "reserved_bytes",
         "sent_bytes",
         "target",
         "used",
@@ -159,6 +160,7 @@ class OutboundChannel:
         self.credit = credit
         self.queue: deque[Item] = deque()
         self.sent_bytes = 0  # of the item at the head of the queue, when it is a fragmented one
+        self.reserved_bytes = 0  # of the peer's room to put large items together
         self.announced = isinstance(target, ToNode) and id_ < FIRST_FREE_CHANNEL
         self.ready = False  # in one of the scheduler's rings, or it waits for a place
         self.closed = False  # whoever holds on to it must ask the session for another
