@@ -25,6 +25,7 @@ from steinadler.node.watching import Watching
 from steinadler.process.process import Process
 from steinadler.process.statistics import ProcessStatistics
 from steinadler.process.table import Processes
+from steinadler.stream.table import StreamTable
 from steinadler.transport.link import Link
 from steinadler.transport.network import Role
 from steinadler.transport.peer import Peer
@@ -115,12 +116,18 @@ class Gauges:
     """Reads the figures of one node off its parts."""
 
     def __init__(
-        self, processes: Processes, peering: Peering, router: Router, watching: Watching
+        self,
+        processes: Processes,
+        peering: Peering,
+        router: Router,
+        watching: Watching,
+        streams: StreamTable,
     ) -> None:
         self._processes = processes
         self._peering = peering
         self._router = router
         self._watching = watching
+        self._streams = streams
         self._past = SessionCounters()  # of sessions that are over
 
     def peer_lost(self, link: Link) -> None:
