@@ -34,7 +34,7 @@ CHANNEL_OVERHEAD_BYTES = 1024
 _SHORT_FRAGMENT_BYTES = 1024
 _NUMBER = struct.Struct(">Q")
 _KIND_PROCESS, _KIND_NAME, _KIND_NODE, _KIND_STREAM = 0, 1, 2, 3
-_STREAM = struct.Struct(">?Q")
+_STREAM = struct.Struct(">BQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +115,9 @@ def decode_target(payload: bytes) -> Target:
                 return ToName(payload[1:].decode())
             case 2:
                 return ToNode(_NUMBER.unpack(payload[1:])[0])
-            case 3:
+            case 3 if payload[1] <= 1:  # one spelling of each: two would be two windows
                 by_sender, number = _STREAM.unpack(payload[1:])
-                return ToStream(number, by_sender)
+                return ToStream(number, by_sender == 1)
     except (struct.error, UnicodeDecodeError, IndexError) as error:
         raise RemoteProtocolError(f"a channel's target does not decode: {error}") from error
     raise RemoteProtocolError("a channel to an unknown kind of target")
