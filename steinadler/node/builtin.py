@@ -6,8 +6,9 @@ protocol of its own: credit, size limits, errors and cancellation are those of e
     $echo        answers with the request
     $info        answers with facts about the node
     $names       ("whereis", name) -> ProcessId or None
-    $statistics  ("statistics", count) -> what `Node.statistics`, `connections` and
-                 `processes(count)` tell, by name of the field, and the node's clock
+    $statistics  ("statistics", count) -> what `Node.statistics`, `connections`,
+                 `processes(count)` and `stream_statistics(count)` tell, by name of the field,
+                 and the node's clock
     $spawn       ("spawn", export, args, name) -> ProcessId
                  ("run", export, args) -> what the function returns; giving up the call ends it
     $entities    entity calls of other nodes: see `steinadler.entity.service`
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from steinadler.node.runtime import Runtime
 
 
-# What one reply of $statistics holds at most: about 300 bytes for each process.
-MAX_PROCESSES_TOLD = 1000
+# What one reply of $statistics holds at most of processes, and of streams: about 300 and 150 bytes
+# for each.
+MAX_TOLD = 1000
 
 
 def start_all(runtime: Runtime, max_processes: int) -> None:
@@ -105,19 +107,18 @@ async def _names(me: Process, runtime: Runtime) -> None:
 async def _statistics(me: Process, node: Node) -> None:
     def answer(call: Call) -> None:
         match call.request:
-            case ("statistics", int() as count) if 0 <= count <= MAX_PROCESSES_TOLD:
+            case ("statistics", int() as count) if 0 <= count <= MAX_TOLD:
                 call.reply(
                     {
                         "clock_s": trio.current_time(),
                         "node": _facts(node.statistics()),
                         "connections": [_facts(each) for each in node.connections()],
                         "processes": [_facts(each) for each in node.processes(count)],
+                        "streams": [_facts(each) for each in node.stream_statistics(count)],
                     }
                 )
             case _:
-                raise ConfigError(
-                    f"$statistics understands ('statistics', 0 to {MAX_PROCESSES_TOLD})"
-                )
+                raise ConfigError(f"$statistics understands ('statistics', 0 to {MAX_TOLD})")
 
     await _serve(me, answer)
 

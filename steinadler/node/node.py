@@ -327,6 +327,10 @@ class Node:
         """
         return self.streams.listen(service, backlog)
 
+    def services(self) -> dict[str, tuple[Member, ...]]:
+        """The services that members offer now, by name, with those members, by name too."""
+        return self.streams.services()
+
     # -- entities -----------------------------------------------------------------------------
 
     def entity(self, type_: str, id_: str) -> EntityRef:
@@ -353,7 +357,7 @@ class Node:
     def connections(self) -> tuple[ConnectionStatistics, ...]:
         """The sessions with other nodes, observers included, by name.
 
-        Takes a step for each open channel and each queued message.
+        Takes a step for each open channel, each stream and each queued message.
         """
         return self._gauges.connections()
 
@@ -365,12 +369,13 @@ class Node:
         """
         return self._gauges.processes(busiest)
 
-    def stream_statistics(self) -> tuple[StreamStatistics, ...]:
+    def stream_statistics(self, busiest: int | None = None) -> tuple[StreamStatistics, ...]:
         """The ends of streams that are open here, a stream within the node twice.
 
-        Takes a step for each.
+        With `busiest`, so many at most: those that carried most so far first.  Takes a step for
+        each stream.
         """
-        return self.streams.table.statistics()
+        return self.streams.table.statistics(busiest)
 
     # -- life ----------------------------------------------------------------------------------
 

@@ -54,6 +54,12 @@ _REFUSALS: dict[str, type[StreamError]] = {
 }
 
 
+def services_of(member: Member) -> list[str]:
+    """The services that a member offers, as its label says."""
+    label = member.label(LABEL)
+    return label.split(",") if label else []
+
+
 class Cluster(Links, Protocol):
     """What streams ask of their node."""
 
@@ -216,10 +222,17 @@ class Streams:
     def offering(self, service: str) -> list[NodeId]:
         """The members that offer a service."""
         return [
-            member.node
-            for member in self._cluster.members()
-            if service in (member.label(LABEL) or "").split(",")
+            member.node for member in self._cluster.members() if service in services_of(member)
         ]
+
+    def services(self) -> dict[str, tuple[Member, ...]]:
+        """See `Node.services`."""
+        members = self._cluster.members()
+        names = sorted({name for member in members for name in services_of(member)})
+        return {
+            name: tuple(member for member in members if name in services_of(member))
+            for name in names
+        }
 
     async def connect(self, service: str) -> ByteStream:
         """See `Node.connect`."""
@@ -249,8 +262,9 @@ class Streams:
 
     async def _connect(self, node: NodeId, service: str) -> ByteStream:
         number = self._take_number()
-        inlet = self.table.new_inlet(node, ToStream(number, by_sender=False), FrameType.BYTES)
-        sending = self.table.new_sending(node, ToStream(number, by_sender=True))
+        arriving, leaving = ToStream(number, by_sender=False), ToStream(number, by_sender=True)
+        inlet = self.table.new_inlet(node, arriving, FrameType.BYTES, service)
+        sending = self.table.new_sending(node, leaving, service)
         await self._ask(node, number, ("connect", service, number))
         self._bind(sending)
         return ByteStream(sending, inlet, service)
@@ -272,8 +286,9 @@ class Streams:
             raise StreamRefused(f"{caller} has {most} streams to {self._me} (its max_streams)")
         leaving = ToStream(number, by_sender=False)
         outlet = self.table.outlet(caller, leaving)
-        inlet = self.table.new_inlet(caller, ToStream(number, by_sender=True), FrameType.BYTES)
-        sending = self.table.new_sending(caller, leaving)
+        arriving = ToStream(number, by_sender=True)
+        inlet = self.table.new_inlet(caller, arriving, FrameType.BYTES, service)
+        sending = self.table.new_sending(caller, leaving, service)
         sending.bind(outlet)
         listener.put(ByteStream(sending, inlet, service))
 
