@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,14 @@ class Program:
             self._process.stdin.flush()
         return self._next_object(timeout_s, f"failed at {job}")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def terminate(self) -> None:
+        """For a program that ends by SIGTERM, and not with its standard input."""
+        self._process.terminate()
+
     def _next_object(self, timeout_s: float, complaint: str) -> dict[str, Any]:
         assert self._process.stdout is not None
         timer = threading.Timer(timeout_s, self._process.kill)
@@ -143,6 +152,8 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def _last_line(text: bytes) -> str:
-    """The last line that names something: tracebacks may end in details or a bracket."""
-    lines = [line for line in text.decode(errors="replace").splitlines() if line[:1].isalpha()]
-    return lines[-1][:300] if lines else "it said nothing"
+    """The last line that names something: tracebacks may end in details or a bracket, and those
+    of exception groups have a margin."""
+    lines = [re.sub(r"^ +\| ", "", line) for line in text.decode(errors="replace").splitlines()]
+    named = [line for line in lines if line[:1].isalpha()]
+    return named[-1][:300] if named else "it said nothing"

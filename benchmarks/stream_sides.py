@@ -61,7 +61,6 @@ class Server:
         self._began: list[float] = []
         self._counted: list[tuple[int, float]] = []
         self._one_more = trio.Event()
-        self._stalled: list[trio.abc.Stream] = []
 
     async def handle(self, stream: trio.abc.Stream) -> None:
         """Serve one stream to its end."""
@@ -74,8 +73,7 @@ class Server:
             case b"H":
                 await stream.receive_some(1)  # its opener says nothing until it closes
             case b"X":
-                self._stalled.append(stream)
-                return
+                await trio.sleep_forever()
             case b"T":
                 await self._tally(stream, int.from_bytes(await stream.receive_some(1)))
             case b"G":

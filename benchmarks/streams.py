@@ -27,12 +27,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import stream_proxy
 from benchmarks.comparing import IDLE_LOAD
 from benchmarks.measuring import Figures
 from benchmarks.running import RunFailed, environment, started
 from benchmarks.stream_sides import BARE, OURS
 
 Job = dict[str, Any]
+CURL_BYTES = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +206,39 @@ def objects(pairs: int, seconds: float) -> list[Row]:
     ]
 
 
+def echo(pairs: int, seconds: float) -> list[Row]:
+    got = stream_proxy.echo(pairs, seconds)
+    rows = []
+    for key, target in (("p50_us", 600.0), ("p99_us", None)):
+        through, direct = column(got["through"], key), column(got["direct"], key)
+        name = f"1-byte echo through forward and expose, {key[:3]} µs"
+        rows.append(Row(name, through, direct, more=False))
+        added = tuple(a - b for a, b in zip(through, direct, strict=True))
+        rows.append(Row(f"added, {key[:3]} µs", added, target=target, more=False))
+    return rows
+
+
+def curl(pairs: int, seconds: float) -> list[Row]:
+    size = CURL_BYTES if seconds >= 0.5 else CURL_BYTES // 64
+    got = stream_proxy.curl(pairs, size)
+    rate, cpu = "mb_per_s", "relay_cpu_s_per_gb"
+    name = f"curl of {size >> 20} MiB through forward and expose, MB/s"
+    through = column(got["through"], rate)
+    return [
+        Row(name, through, column(got["tls"], rate), 0.7, of_ratio=True),
+        Row("the same, beside direct TCP", through, column(got["tcp"], rate)),
+        Row("forward and expose, CPU s/GB", column(got["through"], cpu), more=False),
+    ]
+
+
 PARTS: dict[str, tuple[Callable[[int, float], list[Row]], str]] = {
     "throughput": (throughput, "trio.SSLStream"),
     "short-lived": (short_lived, "trio.SSLStream, dialled for each"),
     "idle": (idle, "trio.SSLStream"),
     "stalled": (stalled, "nobody"),
     "objects": (objects, "node.send"),
+    "echo": (echo, "direct TCP"),
+    "curl": (curl, "direct, TLS by trio.SSLStream"),
 }
 
 
