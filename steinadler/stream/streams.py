@@ -169,6 +169,7 @@ class Streams:
         sending = self._on_offer(token)
         if not isinstance(sending, SendingEnd):
             raise ClaimError("the token is of a sink")
+        self.table.require_unused(claimer, number)
         target = ToStream(number, by_sender=False)
         outlet = self.table.outlet(claimer, target)
         sending.peer, sending.target = claimer, target
@@ -184,6 +185,7 @@ class Streams:
             raise ClaimError("the token is of a source")
         if inlet.closed:
             raise ClaimError("the receiving end was closed")
+        self.table.require_unused(claimer, number)
         inlet.peer, inlet.target = claimer, ToStream(number, by_sender=True)
         self.table.add_inlet(inlet)
         self._offers.claimed(token)
@@ -270,7 +272,12 @@ class Streams:
         return ByteStream(sending, inlet, service)
 
     def connected(self, caller: NodeId, service: str, number: int) -> None:
-        """A peer connects.  Raises `NoSuchService`, `StreamRefused`, `NodeDown`."""
+        """A peer connects.
+
+        Raises `NoSuchService`, `StreamRefused`, `NodeDown`; `RemoteProtocolError` for a number in
+        use.
+        """
+        self.table.require_unused(caller, number)
         listener = self._listeners.get(service)
         if listener is None:
             offered = ", ".join(sorted(self._listeners)) or "none"

@@ -71,13 +71,19 @@ class StreamTable:
 
     # -- ends ---------------------------------------------------------------------------------
 
+    def require_unused(self, opener: NodeId, number: int) -> None:
+        """Raise `RemoteProtocolError` when a stream that a node opened to this one is there.
+
+        Before anything is made of it: what was half made would be nobody's to close.
+        """
+        arriving, leaving = ToStream(number, by_sender=True), ToStream(number, by_sender=False)
+        if (opener, arriving) in self._inlets or (opener, leaving) in self._sending:
+            raise RemoteProtocolError(f"stream {number} is open already")
+
     def new_inlet(
         self, peer: NodeId, target: ToStream, carries: FrameType, service: str | None = None
     ) -> Inlet:
-        """Make the end at which something will arrive.
-
-        Raises `RemoteProtocolError` when the stream has one already.
-        """
+        """Make the end at which something will arrive."""
         inlet = Inlet(peer, target, carries, self._inlet_gone)
         inlet.service = service
         self.add_inlet(inlet)
@@ -85,10 +91,7 @@ class StreamTable:
 
     def add_inlet(self, inlet: Inlet) -> None:
         """As `new_inlet`, for one that was given another sender."""
-        key = (inlet.peer, inlet.target)
-        if key in self._inlets:
-            raise RemoteProtocolError(f"stream {inlet.target.number} is open already")
-        self._inlets[key] = inlet
+        self._inlets[inlet.peer, inlet.target] = inlet
         self._inlets_of[inlet.peer] += 1
 
     def remove_inlet(self, inlet: Inlet) -> bool:
@@ -110,10 +113,7 @@ class StreamTable:
     def new_sending(
         self, peer: NodeId, target: ToStream, service: str | None = None
     ) -> SendingEnd:
-        """Make the end from which something will be sent, once it has an outlet.
-
-        Raises `RemoteProtocolError` when the stream has one already.
-        """
+        """Make the end from which something will be sent, once it has an outlet."""
         sending = SendingEnd(peer, target, self.remove_sending)
         sending.service = service
         self.add_sending(sending)
@@ -121,10 +121,7 @@ class StreamTable:
 
     def add_sending(self, sending: SendingEnd) -> None:
         """As `new_sending`, for one that was given another receiver."""
-        key = (sending.peer, sending.target)
-        if key in self._sending:
-            raise RemoteProtocolError(f"stream {sending.target.number} is open already")
-        self._sending[key] = sending
+        self._sending[sending.peer, sending.target] = sending
 
     def remove_sending(self, sending: SendingEnd) -> None:
         """Take it out, if it is in."""
