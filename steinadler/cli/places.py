@@ -104,7 +104,8 @@ def _why(error: OSError) -> str:
     if isinstance(inner, ExceptionGroup):
         whys = [_why(each) for each in inner.exceptions if isinstance(each, OSError)]
         return ", ".join(dict.fromkeys(whys))
-    return explain(error)
+    # Trio puts the address into the text, which the caller says anyway.
+    return os.strerror(error.errno) if (error.errno or 0) > 0 else explain(error)
 
 
 def break_off(stream: trio.SocketStream) -> None:
