@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,15 +37,16 @@ class RunFailed(RuntimeError):
 def run_once(side: Description, workload: Workload) -> Figures:
     """Run one workload by one side.  Raises `RunFailed`."""
     with tempfile.TemporaryDirectory(prefix="steinadler-bench-") as folder:
-        environment = _environment(Path(folder))
+        variables = environment(Path(folder))
         command = [sys.executable, "-m", side.module]
-        with _server([*command, "serve", folder], environment, Path(folder)) as ready:
-            arguments = [json.dumps(ready), workload.kind.value]
+        with started([*command, "serve", folder], variables) as server:
+            arguments = [json.dumps(server.ready), workload.kind.value]
             arguments += [str(workload.seconds), str(workload.width)]
-            return _client([*command, "run", *arguments], environment, workload.seconds)
+            return _client([*command, "run", *arguments], variables, workload.seconds)
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a run: everything that is written goes into its folder."""
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     # HOME too: a peer that keeps something in the user's home (Ray: a token) leaves it here.
@@ -76,39 +78,59 @@ def _session(command: list[str], **options: Any) -> Iterator[subprocess.Popen[by
                 pipe.close()
 
 
+class Program:
+    """A program that has said, with one line of JSON, that it is ready, and what for."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._process = process
+        self._log = log
+        self.ready: Ready = self._next_object(READY_TIMEOUT_S, "did not start")
+
+    def ask(self, job: dict[str, Any], timeout_s: float = RUN_TIMEOUT_S) -> Figures:
+        """Have it do a job, of one line of JSON as its answer.  Raises `RunFailed`."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # then it does not answer either
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()
+        return self._next_object(timeout_s, f"failed at {job}")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def terminate(self) -> None:
+        """For a program that ends by SIGTERM, and not with its standard input."""
+        self._process.terminate()
+
+    def _next_object(self, timeout_s: float, complaint: str) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        timer = threading.Timer(timeout_s, self._process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            for line in self._process.stdout:
+                if (value := _object(line)) is not None:
+                    return value
+        finally:
+            timer.cancel()
+        program = " ".join(str(part) for part in self._process.args[1:4])  # type: ignore[index]
+        raise RunFailed(f"{program} {complaint}: {_last_line(self._log.read_bytes())}")
+
+
 @contextlib.contextmanager
-def _server(command: list[str], environment: dict[str, str], folder: Path) -> Iterator[Ready]:
-    errors = folder / "server.log"
+def started(command: list[str], variables: dict[str, str]) -> Iterator[Program]:
+    """Run a program for the length of the block.  Raises `RunFailed` when it does not start."""
     with (
-        errors.open("wb") as log,
-        _session(command, env=environment, stdout=subprocess.PIPE, stderr=log) as process,
+        tempfile.TemporaryDirectory(prefix="steinadler-log-") as folder,
+        Path(folder, "log").open("wb") as log,
+        _session(command, env=variables, stdout=subprocess.PIPE, stderr=log) as process,
     ):
-        yield _wait_until_ready(process, errors)
+        yield Program(process, Path(log.name))
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], errors: Path) -> Ready:
-    """Wait for the line that announces the server."""
-    assert process.stdout is not None
-    timer = _alarm(process, READY_TIMEOUT_S)
-    try:
-        for line in process.stdout:
-            if (ready := _object(line)) is not None:
-                return ready
-    finally:
-        timer.cancel()
-    raise RunFailed(f"the server did not start: {_last_line(errors.read_bytes())}")
-
-
-def _alarm(process: subprocess.Popen[bytes], seconds: float) -> threading.Timer:
-    timer = threading.Timer(seconds, process.kill)
-    timer.daemon = True
-    timer.start()
-    return timer
-
-
-def _client(command: list[str], environment: dict[str, str], seconds: float) -> Figures:
+def _client(command: list[str], variables: dict[str, str], seconds: float) -> Figures:
     with _session(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         try:
             output, errors = process.communicate(timeout=RUN_TIMEOUT_S + seconds)
@@ -130,6 +152,8 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def _last_line(text: bytes) -> str:
-    """The last line that names something: tracebacks may end in details or a bracket."""
-    lines = [line for line in text.decode(errors="replace").splitlines() if line[:1].isalpha()]
-    return lines[-1][:300] if lines else "it said nothing"
+    """The last line that names something: tracebacks may end in details or a bracket, and those
+    of exception groups have a margin."""
+    lines = [re.sub(r"^ +\| ", "", line) for line in text.decode(errors="replace").splitlines()]
+    named = [line for line in lines if line[:1].isalpha()]
+    return named[-1][:300] if named else "it said nothing"

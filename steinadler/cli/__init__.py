@@ -5,6 +5,8 @@
     output     JSON for programs, text for people
     node       `steinadler node`: a node until it is told to leave
     sidecar    `steinadler sidecar`: a node with entities behind HTTP
+    forwarding `expose` and `forward`: `places` of this machine, `relaying` between them and the
+               cluster by a `pump`, `traffic`, what is told of that
     observing  `members`, `whereis`, `send`, `call`: an observer that joins, asks and leaves
     top        `top`: the same observer, look after look; `top_view`, how that looks
     cluster    `cluster init`, `cluster show`

@@ -56,6 +56,15 @@ def table(
     return made
 
 
+def size(number: float) -> str:
+    """Bytes, in the largest unit of which there is one, to two or three figures."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            break
+        number /= 1000
+    return f"{number:.1f} {unit}" if number < 10 and unit != "B" else f"{number:.0f} {unit}"
+
+
 def harmless(text: str) -> str:
     """`text` without what a terminal would obey: some of it is a peer's."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

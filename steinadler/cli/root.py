@@ -10,6 +10,7 @@ import click
 
 from steinadler.cli.cluster import cluster
 from steinadler.cli.demo import demo
+from steinadler.cli.forwarding import expose, forward
 from steinadler.cli.node import node
 from steinadler.cli.observing import call, members, send, whereis
 from steinadler.cli.sidecar import sidecar
@@ -26,7 +27,7 @@ def root() -> None:
     """
 
 
-for command in (demo, node, sidecar, members, whereis, send, call, top, cluster):
+for command in (demo, node, sidecar, expose, forward, members, whereis, send, call, top, cluster):
     root.add_command(command)
 
 

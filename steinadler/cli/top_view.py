@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from steinadler.cli.output import harmless, table
+from steinadler.cli.output import harmless, size, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -147,13 +147,4 @@ def _whole(facts: dict[str, Any], key: str) -> str:
 
 
 def _size(value: float | None) -> str:
-    """Bytes, in the largest unit of which there is one, to two or three figures."""
-
-    def write(number: float) -> str:
-        for unit in ("B", "kB", "MB", "GB"):
-            if number < 1000 or unit == "GB":
-                break
-            number /= 1000
-        return f"{number:.1f} {unit}" if number < 10 and unit != "B" else f"{number:.0f} {unit}"
-
-    return _or_dash(write, value)
+    return _or_dash(size, value)

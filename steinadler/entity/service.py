@@ -13,6 +13,7 @@ unanswered would say that it may have (E3).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -100,10 +101,11 @@ async def serve(me: Process, entities: Entities) -> None:
                 except SteinadlerError as error:
                     message.fail(error)
     finally:
-        while (item := me.mailbox.take()) is not None:
-            message = me.node.open_item(me, item)
-            if isinstance(message, Call):
-                answer_call(message, answers.moved(None))
+        with suppress(trio.WouldBlock):
+            while True:
+                message = me.receive_nowait()
+                if isinstance(message, Call):
+                    answer_call(message, answers.moved(None))
 
 
 def _take(call: Call, entities: Entities) -> None:

@@ -7,8 +7,9 @@ node has.
 """
 
 from steinadler.node.events import Event, EventsLost, EventStream, NodeDown, NodeUp
-from steinadler.node.node import ALL, Node
+from steinadler.node.node import Node
 from steinadler.node.opening import open_node
+from steinadler.node.spawning import ALL
 from steinadler.node.statistics import ConnectionStatistics, NodeStatistics
 from steinadler.node.watching import Monitor
 

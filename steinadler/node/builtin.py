@@ -6,8 +6,9 @@ protocol of its own: credit, size limits, errors and cancellation are those of e
     $echo        answers with the request
     $info        answers with facts about the node
     $names       ("whereis", name) -> ProcessId or None
-    $statistics  ("statistics", count) -> what `Node.statistics`, `connections` and
-                 `processes(count)` tell, by name of the field, and the node's clock
+    $statistics  ("statistics", count) -> what `Node.statistics`, `connections`,
+                 `processes(count)` and `stream_statistics(count)` tell, by name of the field,
+                 and the node's clock
     $spawn       ("spawn", export, args, name) -> ProcessId
                  ("run", export, args) -> what the function returns; giving up the call ends it
     $entities    entity calls of other nodes: see `steinadler.entity.service`
@@ -35,24 +36,24 @@ from steinadler.stream import service as stream_service
 
 if TYPE_CHECKING:
     from steinadler.node.node import Node
+    from steinadler.node.runtime import Runtime
 
 
-# What one reply of $statistics holds at most: about 300 bytes for each process.
-MAX_PROCESSES_TOLD = 1000
+# What one reply of $statistics holds at most of processes, and of streams: about 300 and 150 bytes
+# for each.
+MAX_TOLD = 1000
 
 
-def start_all(node: Node, max_processes: int) -> None:
+def start_all(runtime: Runtime, max_processes: int) -> None:
     """Spawn every built-in process.  Of `max_processes` see `Config`."""
-    for name, function in (
-        ("$echo", _echo),
-        ("$info", _info),
-        ("$names", _names),
-        ("$statistics", _statistics),
-    ):
-        node.spawn_builtin(function, node, name=name)
-    node.spawn_builtin(entity_service.serve, node.entities, name=entity_service.SERVICE)
-    node.spawn_builtin(stream_service.serve, node.streams, name=stream_service.SERVICE)
-    node.spawn_builtin(_spawner, node, node.exports, max_processes, name="$spawn")
+    spawn = runtime.spawn_builtin
+    spawn(_echo, name="$echo")
+    spawn(_info, runtime.node, name="$info")
+    spawn(_names, runtime, name="$names")
+    spawn(_statistics, runtime.node, name="$statistics")
+    spawn(entity_service.serve, runtime.entities, name=entity_service.SERVICE)
+    spawn(stream_service.serve, runtime.streams, name=stream_service.SERVICE)
+    spawn(_spawner, runtime, max_processes, name="$spawn")
 
 
 async def _serve(me: Process, answer: Callable[[Call], None]) -> None:
@@ -65,7 +66,7 @@ async def _serve(me: Process, answer: Callable[[Call], None]) -> None:
                 message.fail(error)
 
 
-async def _echo(me: Process, node: Node) -> None:
+async def _echo(me: Process) -> None:
     await _serve(me, lambda call: call.reply(call.request))
 
 
@@ -80,7 +81,7 @@ async def _info(me: Process, node: Node) -> None:
                 "addresses": [str(address) for address in node.addresses],
                 "labels": dict(node.labels),
                 "members": [member.node.name for member in node.members()],
-                "processes": node.process_count(),
+                "processes": node.statistics().processes,
                 "exports": node.exports.names(),
                 "uptime_s": round(trio.current_time() - started, 3),
                 "pid": os.getpid(),
@@ -92,11 +93,11 @@ async def _info(me: Process, node: Node) -> None:
     await _serve(me, answer)
 
 
-async def _names(me: Process, node: Node) -> None:
+async def _names(me: Process, runtime: Runtime) -> None:
     def answer(call: Call) -> None:
         match call.request:
             case ("whereis", str() as name):
-                call.reply(node.find_local(name))
+                call.reply(runtime.find_local(name))
             case _:
                 raise ConfigError("$names understands ('whereis', name)")
 
@@ -106,19 +107,18 @@ async def _names(me: Process, node: Node) -> None:
 async def _statistics(me: Process, node: Node) -> None:
     def answer(call: Call) -> None:
         match call.request:
-            case ("statistics", int() as count) if 0 <= count <= MAX_PROCESSES_TOLD:
+            case ("statistics", int() as count) if 0 <= count <= MAX_TOLD:
                 call.reply(
                     {
                         "clock_s": trio.current_time(),
                         "node": _facts(node.statistics()),
                         "connections": [_facts(each) for each in node.connections()],
                         "processes": [_facts(each) for each in node.processes(count)],
+                        "streams": [_facts(each) for each in node.stream_statistics(count)],
                     }
                 )
             case _:
-                raise ConfigError(
-                    f"$statistics understands ('statistics', 0 to {MAX_PROCESSES_TOLD})"
-                )
+                raise ConfigError(f"$statistics understands ('statistics', 0 to {MAX_TOLD})")
 
     await _serve(me, answer)
 
@@ -129,22 +129,24 @@ def _facts(statistics: Any) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Address) else v for k, v in facts.items()}
 
 
-async def _spawner(me: Process, node: Node, exports: Exports, max_processes: int) -> None:
+async def _spawner(me: Process, runtime: Runtime, max_processes: int) -> None:
     def answer(call: Call) -> None:
-        if node.process_count() >= max_processes:
-            raise ConfigError(f"{node.name} has {max_processes} processes (its max_processes)")
-        _spawn(call, node, exports)
+        if len(runtime.processes) >= max_processes:
+            name = runtime.id.name
+            raise ConfigError(f"{name} has {max_processes} processes (its max_processes)")
+        _spawn(call, runtime)
 
     await _serve(me, answer)
 
 
-def _spawn(call: Call, node: Node, exports: Exports) -> None:
+def _spawn(call: Call, runtime: Runtime) -> None:
+    exports = runtime.exports
     match call.request:
         case ("spawn", str() as export, list() | tuple() as args, str() | None as name):
-            call.reply(node.spawn(_find(exports, export), *args, name=name))
+            call.reply(runtime.node.spawn(_find(exports, export), *args, name=name))
         case ("run", str() as export, list() | tuple() as args):
             function = _find(exports, export)
-            process = node.spawn_reporting(function, tuple(args), lambda r: _report(call, r))
+            process = runtime.spawn_reporting(function, tuple(args), lambda r: _report(call, r))
             call.on_abandoned(lambda: process.end("cancelled"))
         case _:
             raise ConfigError("$spawn understands ('spawn', export, args, name) and ('run', ...)")

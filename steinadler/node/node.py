@@ -1,29 +1,26 @@
-"""`Node`: the public face of one node of a cluster.
+"""`Node`: what a program sees of one node of a cluster.
 
-It wires the parts together and owns their tasks; what is decided is decided elsewhere:
-`Peering` (who is a member), `Router` (messages and calls), `Watching` (monitors and links),
-`Processes` (who lives here), `Gauges` (what is counted).
+Each method hands on to the part that decides: `Peering` (who is a member), `Router` (messages and
+calls), `Watching` (monitors and links), `Processes` (who lives here), `Streams`, `Entities`,
+`Gauges` (what is counted).  `Runtime` owns these and joins them.
 """
 
 from __future__ import annotations
 
-import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager
-from enum import Enum
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, overload
 
-import outcome
 import trio
 
 from steinadler.config import Config
-from steinadler.discovery import Candidate, Source
+from steinadler.discovery import Source
 from steinadler.entity.python import Entity, PythonBehaviour
-from steinadler.entity.router import Entities, EntityRef
+from steinadler.entity.router import EntityRef
 from steinadler.entity.store import Store
-from steinadler.errors import ConfigError, NoSuchProcess, SteinadlerError
+from steinadler.errors import ConfigError, NoSuchProcess
 from steinadler.identity import (
     Address,
     Destination,
@@ -33,18 +30,15 @@ from steinadler.identity import (
     ProcessName,
     SinkRef,
     SourceRef,
-    check_process_name,
 )
 from steinadler.membership import Member
-from steinadler.node import builtin
-from steinadler.node.events import EventHub, EventStream, NodeDown, NodeUp
-from steinadler.node.peering import Peering
-from steinadler.node.router import Router
-from steinadler.node.statistics import ConnectionStatistics, Gauges, NodeStatistics
-from steinadler.node.watching import Monitor, Watching
-from steinadler.process import DEFAULT_EXPORTS, Exports, Process, ProcessStatistics
+from steinadler.node.events import EventStream
+from steinadler.node.runtime import Runtime
+from steinadler.node.spawning import Where, ask_spawners
+from steinadler.node.statistics import ConnectionStatistics, NodeStatistics
+from steinadler.node.watching import Monitor
+from steinadler.process import DEFAULT_EXPORTS, Exports, ProcessStatistics
 from steinadler.process.exports import ProcessFunction
-from steinadler.process.table import Processes, WhenDone
 from steinadler.stream import (
     ByteStream,
     ReceiveChannel,
@@ -52,28 +46,8 @@ from steinadler.stream import (
     StreamListener,
     StreamStatistics,
 )
-from steinadler.stream.streams import Streams
-from steinadler.transport.link import Link
-from steinadler.transport.network import Network, Role
-from steinadler.wire.channels import Target, ToName
-from steinadler.wire.codec import DEFAULT_MESSAGE_TYPES, Codec, MessageTypes
-from steinadler.wire.session import Arrived
-from steinadler.wire.signals import Signal
-
-logger = logging.getLogger("steinadler.node")
-
-
-class Everyone(Enum):
-    """The type of `ALL`."""
-
-    ALL = "all"
-
-
-# How long to wait, at closing, for peers to take what is queued, and then to hear the goodbye.
-GOODBYE_PATIENCE_S = 1.0
-
-# Every member, this node included.
-ALL = Everyone.ALL
+from steinadler.transport.network import Network
+from steinadler.wire.codec import DEFAULT_MESSAGE_TYPES, MessageTypes
 
 
 class Node:
@@ -96,34 +70,31 @@ class Node:
         store_is_ours: bool = False,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self.id = id_
-        self.exports = exports
-        self.addresses: tuple[Address, ...] = ()
-        self._config = config
-        self._hub = EventHub()
         for label in labels:
             _check_label(label)
-        self._peering = Peering(network, id_, tuple(sorted(labels.items())), config, rng, self)
-        self._processes = Processes(id_, config.mailbox_bytes)
-        codec = Codec(message_types, config.wire.max_message_bytes)
-        self._router = Router(
-            id_, codec, self._processes, self._peering, config.wire.max_unanswered_calls
-        )
-        self.open_item = self._router.open_item  # no step more than needed, for every message
-        self._watching = Watching(id_, self._processes, self._router)
-        self.streams = Streams(self, codec, config.streams, config.mailbox_bytes, rng)
-        self._router.on_stream_items = self.streams.table.arrived
-        self._router.on_stream_signal = self.streams.table.signalled
-        self._gauges = Gauges(self._processes, self._peering, self._router, self._watching)
-        self.entities = Entities(
+        self.id = id_
+        self.exports = exports
+        self._runtime = runtime = Runtime(
             self,
-            codec,
-            config.entities,
-            rng,
-            store if network.identity.role is Role.NODE else None,
-            ours=store_is_ours,
-            clock=wall_clock,
+            network,
+            id_,
+            labels=labels,
+            config=config,
+            rng=rng,
+            exports=exports,
+            message_types=message_types,
+            store=store,
+            store_is_ours=store_is_ours,
+            wall_clock=wall_clock,
         )
+        self.streams = runtime.streams
+        self.entities = runtime.entities
+        self._peering = runtime.peering
+        self._processes = runtime.processes
+        self._router = runtime.router
+        self._watching = runtime.watching
+        self._gauges = runtime.gauges
+        self._hub = runtime.hub
 
     def __repr__(self) -> str:
         return f"<Node {self.id.name}>"
@@ -133,6 +104,11 @@ class Node:
     @property
     def name(self) -> str:
         return self.id.name
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where this node listens; none before it is open, and none of an observer."""
+        return self._runtime.addresses
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -146,7 +122,7 @@ class Node:
         others would accept; `NodeClosed`.
         """
         _check_label(name)
-        self.set_own_label(name, value)
+        self._runtime.set_own_label(name, value)
 
     def members(self, **labels: str) -> tuple[Member, ...]:
         """The members now, this node included, sorted by name; only those with these labels."""
@@ -178,6 +154,10 @@ class Node:
             await self._peering.wait_for_change()
         return members
 
+    async def wait_for_change(self) -> None:
+        """Wait until a member comes, goes, or changes its labels.  Raises `NodeClosed`."""
+        await self._peering.wait_for_change()
+
     def events(self) -> EventStream:
         """What happens from now on: `NodeUp`, `NodeDown`.  Iterate with `async for`."""
         return self._hub.open()
@@ -191,11 +171,11 @@ class Node:
         when the name is taken, `ConfigError` when it is none or when the function is not an
         `async def` that takes these arguments, `NodeClosed`.
         """
-        return self._processes.spawn(self, function, args, name=name).id
+        return self._processes.spawn(self._runtime, function, args, name=name).id
 
     async def spawn_on(
         self,
-        where: str | Iterable[str] | Everyone | None = None,
+        where: Where = None,
         function: ProcessFunction | str = "",
         *args: Any,
         name: str | None = None,
@@ -212,11 +192,11 @@ class Node:
         not exported there.  Cancelled, it may or may not have started the process.
         """
         request = ("spawn", self.exports.name_of(function), args, name)
-        return await self._ask_spawners(where, labels, request)
+        return await ask_spawners(self, where, labels, request)
 
     async def run_on(
         self,
-        where: str | Iterable[str] | Everyone | None = None,
+        where: Where = None,
         function: ProcessFunction | str = "",
         *args: Any,
         labels: Mapping[str, str] | None = None,
@@ -226,44 +206,9 @@ class Node:
         As `spawn_on`, but waits for the end: an exception of the function comes back as
         `RemoteError`.  Cancelling it cancels the process there.
         """
-        return await self._ask_spawners(
-            where, labels, ("run", self.exports.name_of(function), args)
+        return await ask_spawners(
+            self, where, labels, ("run", self.exports.name_of(function), args)
         )
-
-    async def _ask_spawners(
-        self,
-        where: str | Iterable[str] | Everyone | None,
-        labels: Mapping[str, str] | None,
-        request: tuple[Any, ...],
-    ) -> Any:
-        if isinstance(where, str) and labels is None:
-            return await self.call(ProcessName("$spawn", where), request)
-        nodes = self._choose(where, labels)
-        results: dict[str, outcome.Outcome[Any]] = {}
-
-        async def ask(node: str) -> None:
-            try:
-                results[node] = outcome.Value(await self.call(ProcessName("$spawn", node), request))
-            except SteinadlerError as error:
-                results[node] = outcome.Error(error)
-
-        async with trio.open_nursery() as nursery:
-            for node in nodes:
-                nursery.start_soon(ask, node)
-        return {node: results[node] for node in nodes}
-
-    def _choose(
-        self, where: str | Iterable[str] | Everyone | None, labels: Mapping[str, str] | None
-    ) -> list[str]:
-        if (where is None) == (labels is None):
-            raise ConfigError("say where: a node's name, several, ALL, or labels={...}")
-        if labels is not None:
-            return [member.node.name for member in self.members(**labels)]
-        if where is ALL:
-            return [member.node.name for member in self.members()]
-        assert where is not None
-        assert not isinstance(where, (str, Everyone))
-        return list(where)
 
     def register(self, name: str, process: ProcessId) -> None:
         """Give a process of this node a (further) name.
@@ -290,7 +235,7 @@ class Node:
         if where.node in (None, self.name):
             await trio.lowlevel.checkpoint()
             self._peering.require_open()
-            return self.find_local(where.name)
+            return self._runtime.find_local(where.name)
         found = await self.call(ProcessName("$names", where.node), ("whereis", where.name))
         return found if isinstance(found, ProcessId) else None
 
@@ -382,6 +327,10 @@ class Node:
         """
         return self.streams.listen(service, backlog)
 
+    def services(self) -> dict[str, tuple[Member, ...]]:
+        """The services that members offer now, by name, with those members, by name too."""
+        return self.streams.services()
+
     # -- entities -----------------------------------------------------------------------------
 
     def entity(self, type_: str, id_: str) -> EntityRef:
@@ -408,7 +357,7 @@ class Node:
     def connections(self) -> tuple[ConnectionStatistics, ...]:
         """The sessions with other nodes, observers included, by name.
 
-        Takes a step for each open channel and each queued message.
+        Takes a step for each open channel, each stream and each queued message.
         """
         return self._gauges.connections()
 
@@ -420,185 +369,28 @@ class Node:
         """
         return self._gauges.processes(busiest)
 
-    def stream_statistics(self) -> tuple[StreamStatistics, ...]:
+    def stream_statistics(self, busiest: int | None = None) -> tuple[StreamStatistics, ...]:
         """The ends of streams that are open here, a stream within the node twice.
 
-        Takes a step for each.
+        With `busiest`, so many at most: those that carried most so far first.  Takes a step for
+        each stream.
         """
-        return self.streams.table.statistics()
-
-    # -- what processes ask (`steinadler.process.Host`) ----------------------------------------
-
-    def monitor_for(self, process: Process, destination: Destination) -> int:
-        return self._watching.monitor_for(process, destination)
-
-    def demonitor(self, reference: int) -> None:
-        self._watching.demonitor(reference)
-
-    def link_for(self, process: Process, other: ProcessId) -> None:
-        self._watching.link(process, other)
-
-    def unlink_for(self, process: Process, other: ProcessId) -> None:
-        self._watching.unlink(process, other)
-
-    def spawn_linked(
-        self, process: Process, function: ProcessFunction, *args: Any, name: str | None
-    ) -> ProcessId:
-        child = self._processes.spawn(self, function, args, name=name)
-        self._watching.link(process, child.id)
-        return child.id
-
-    def statistics_of(self, process: Process) -> ProcessStatistics:
-        return self._gauges.process(process)
-
-    def process_ended(self, process: Process, reason: str, result: outcome.Outcome[Any]) -> None:
-        # The name is free before anybody hears of the end (N1).
-        self._processes.remove(process, result)
-        self._router.process_ended(process, reason)
-        self._watching.process_ended(process, reason)
-
-    # -- what streams ask (`steinadler.stream.streams.Cluster`) --------------------------------
-
-    def link_to(self, name: str) -> Link:
-        return self._peering.link_to(name)
-
-    def link_to_life(self, node: NodeId) -> Link:
-        return self._peering.link_to_life(node)
-
-    def post(self, node: NodeId, target: Target, signal: Signal) -> None:
-        self._router.post(node, target, signal)
-
-    def require_open(self) -> None:
-        self._peering.require_open()
-
-    # -- what entities ask (`steinadler.entity.router.Cluster`) --------------------------------
-
-    def record(self, name: str) -> Member | None:
-        return self._peering.record(name)
-
-    def set_own_label(self, name: str, value: str | None) -> None:
-        self._peering.require_open()
-        labels = dict(self._peering.labels)
-        if value is None:
-            labels.pop(name, None)
-        else:
-            labels[name] = value
-        self._peering.relabel(tuple(sorted(labels.items())))
-
-    async def wait_for_change(self) -> None:
-        await self._peering.wait_for_change()
-
-    # -- what built-in processes ask -----------------------------------------------------------
-
-    def spawn_builtin(self, function: ProcessFunction, *args: Any, name: str) -> None:
-        self._processes.spawn(self, function, args, name=name, by_runtime=True)
-
-    def spawn_reporting(
-        self, function: ProcessFunction, args: tuple[Any, ...], when_done: WhenDone
-    ) -> Process:
-        return self._processes.spawn(self, function, args, when_done=when_done)
-
-    def find_local(self, name: str) -> ProcessId | None:
-        process = self._processes.find(ToName(check_process_name(name)))
-        return process.id if process is not None else None
-
-    def process_count(self) -> int:
-        return len(self._processes)
-
-    # -- what peering tells --------------------------------------------------------------------
-
-    def node_up(self, member: Member) -> None:
-        self.entities.members_changed()
-        self._hub.publish(NodeUp(member))
-
-    def node_down(self, member: Member, reason: str) -> None:
-        self.entities.members_changed()
-        self._hub.publish(NodeDown(member, reason))
-
-    def node_updated(self, member: Member) -> None:
-        self.entities.members_changed()
-
-    def peer_lost(self, link: Link, reason: str) -> None:
-        self._gauges.peer_lost(link)
-        self._router.peer_lost(link, reason)
-        self._watching.peer_lost(link.node)
-        self.streams.table.peer_lost(link.node, reason)
-
-    def arrived(self, link: Link, items: Arrived) -> None:
-        self._router.arrived(link, items)
+        return self.streams.table.statistics(busiest)
 
     # -- life ----------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def run(
+    def run(
         self, host: str | None, port: int, sources: Callable[[Node], Iterable[Source]]
-    ) -> AsyncIterator[Node]:
+    ) -> AbstractAsyncContextManager[None]:
         """Open the node for the length of the block; `sources` are made once it listens.
 
         Closing runs the other way: entities are handed over, processes are ended and given
         `shutdown_grace_s`, what is queued goes out, the others are told goodbye, and only then do
         connections close.
         """
-        shelter = trio.CancelScope(shield=True)
-        async with trio.open_nursery() as outer:
-            try:
-                # Not `start`, which waits for its task to end when it is cancelled itself.
-                send, receive = trio.open_memory_channel[trio.Nursery](1)
-                outer.start_soon(_sheltered, shelter, send)
-                nursery = await receive.receive()
-                # Before the port opens: whoever connects may call them at once.
-                await nursery.start(self._run_processes)
-                await nursery.start(self._run_entities)
-                await nursery.start(self._run_streams)
-                builtin.start_all(self, self._config.max_processes)
-                self.addresses = await nursery.start(self._peering.run, host, port)
-                for source in sources(self):
-                    nursery.start_soon(source.run, self._found)
-                try:
-                    yield self
-                finally:
-                    with trio.CancelScope(shield=True):
-                        await self._close()
-            finally:
-                shelter.cancel()
-
-    def _found(self, candidate: Candidate) -> None:
-        self._peering.connections.propose(candidate.address)
-
-    async def _run_processes(self, *, task_status: trio.TaskStatus[None]) -> None:
-        async with trio.open_nursery() as nursery:
-            self._processes.open(nursery)
-            task_status.started()
-            await trio.sleep_forever()
-
-    async def _run_entities(self, *, task_status: trio.TaskStatus[None]) -> None:
-        await self.entities.run(task_status=task_status)
-
-    async def _run_streams(self, *, task_status: trio.TaskStatus[None]) -> None:
-        await self.streams.run(task_status=task_status)
-
-    async def _close(self) -> None:
-        self.streams.close()
-        await self.entities.aclose()
-        with trio.move_on_after(self._config.shutdown_grace_s) as scope:
-            await self._processes.shut_down()
-        if scope.cancelled_caught:
-            stuck = ", ".join(repr(process) for process in self._processes.all())
-            logger.warning("still running after the grace period: %s", stuck)
-        await self._peering.leave(GOODBYE_PATIENCE_S)
-        self._peering.close()
-        self._router.close()
-        self._hub.close()
+        return self._runtime.run(host, port, lambda: sources(self))
 
 
 def _check_label(name: str) -> None:
     if name.startswith("$"):
         raise ConfigError(f"the label {name!r} is the library's own: begin it with something else")
-
-
-async def _sheltered(shelter: trio.CancelScope, send: trio.MemorySendChannel[trio.Nursery]) -> None:
-    """Hand out a nursery that no cancellation from outside reaches: goodbyes need connections."""
-    with shelter:
-        async with trio.open_nursery() as nursery:
-            send.send_nowait(nursery)
-            await trio.sleep_forever()

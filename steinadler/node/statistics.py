@@ -13,6 +13,7 @@ calls, replies and signals, and not membership's.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -25,6 +26,7 @@ from steinadler.node.watching import Watching
 from steinadler.process.process import Process
 from steinadler.process.statistics import ProcessStatistics
 from steinadler.process.table import Processes
+from steinadler.stream.table import StreamTable
 from steinadler.transport.link import Link
 from steinadler.transport.network import Role
 from steinadler.transport.peer import Peer
@@ -37,13 +39,16 @@ class NodeStatistics:
 
     Held now: `members` (itself included), `processes` (the built-in ones included),
     `connections` that are up, `messages_queued` for a turn on one of them, `calls_waiting` for an
-    answer that tasks here made, and `calls_owed` by processes here.
+    answer that tasks here made, `calls_owed` by processes here, and `streams`: the ends here, of
+    which a stream within the node has two.
 
     Since it opened, over all its sessions: bytes and messages both ways, `resumptions` (how often
     a session went on over a new connection), `bytes_retransmitted` after those (in `bytes_sent`
     too), `messages_dropped` (to nobody, or lost with a node that went down),
     `messages_undecodable`, and `replies_refused` (to callers whose node does not read those that
     it has).  Messages between processes of this node are not in sent and received.
+    `stream_bytes_sent` and `stream_bytes_received` are of the streams' ends here, those within the
+    node too: what programs sent, and what has arrived for them.
     """
 
     members: int
@@ -61,6 +66,9 @@ class NodeStatistics:
     resumptions: int
     calls_waiting: int
     calls_owed: int
+    streams: int
+    stream_bytes_sent: int
+    stream_bytes_received: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +86,14 @@ class ConnectionStatistics:
     To the peer: `messages_queued` with `bytes_queued` wait for their turn, and
     `bytes_unacknowledged` were sent and are kept until it is known to have them
     (`max_unacknowledged_bytes` at most, and then what is queued waits).  `channels` are open, one
-    for each destination and two for signals and replies; on `channels_without_credit` senders
-    wait until the process there has consumed something.
+    for each destination, one for each stream on which something was sent there, and two for
+    signals and replies; on `channels_without_credit` senders wait until the process or the
+    stream's reader there has consumed something.
 
     From the peer: it has `peer_channels` open, and `bytes_unconsumed` of its credit are used by
-    what waits in mailboxes here, 64 bytes for each message included.
+    what waits in mailboxes and streams here, 64 bytes for each message or piece included.
+
+    `streams` that have one end here and one there are open.
 
     `round_trip_s` and `round_trip_latest_s`: seconds from a membership probe to its answer,
     smoothed and as last measured, every `probe_interval_s` or two, above nine members less often;
@@ -107,6 +118,7 @@ class ConnectionStatistics:
     channels_without_credit: int
     peer_channels: int
     bytes_unconsumed: int
+    streams: int
     round_trip_s: float | None
     round_trip_latest_s: float | None
 
@@ -115,12 +127,18 @@ class Gauges:
     """Reads the figures of one node off its parts."""
 
     def __init__(
-        self, processes: Processes, peering: Peering, router: Router, watching: Watching
+        self,
+        processes: Processes,
+        peering: Peering,
+        router: Router,
+        watching: Watching,
+        streams: StreamTable,
     ) -> None:
         self._processes = processes
         self._peering = peering
         self._router = router
         self._watching = watching
+        self._streams = streams
         self._past = SessionCounters()  # of sessions that are over
 
     def peer_lost(self, link: Link) -> None:
@@ -149,15 +167,21 @@ class Gauges:
             resumptions=total.resumptions,
             calls_waiting=len(self._router.calls.pending),
             calls_owed=len(self._router.calls.owed),
+            streams=self._streams.open_by_peer().total(),
+            stream_bytes_sent=self._streams.bytes_sent(),
+            stream_bytes_received=self._streams.bytes_received(),
         )
 
     def connections(self) -> tuple[ConnectionStatistics, ...]:
         """One for each peer, by name."""
         now = trio.current_time()
-        found = (self._connection(peer, now) for peer in self._peering.connections.peers())
+        streams = self._streams.open_by_peer()
+        found = (self._connection(peer, now, streams) for peer in self._peering.connections.peers())
         return tuple(sorted(filter(None, found), key=lambda each: each.node))
 
-    def _connection(self, peer: Peer, now: float) -> ConnectionStatistics | None:
+    def _connection(
+        self, peer: Peer, now: float, streams: Counter[NodeId]
+    ) -> ConnectionStatistics | None:
         link = peer.link
         if link is None:
             return None
@@ -182,6 +206,7 @@ class Gauges:
             channels_without_credit=levels.channels_without_credit,
             peer_channels=levels.peer_channels,
             bytes_unconsumed=levels.bytes_unconsumed,
+            streams=streams[link.node],
             round_trip_s=round_trip.smoothed_s if round_trip is not None else None,
             round_trip_latest_s=round_trip.latest_s if round_trip is not None else None,
         )

@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import outcome
 import trio
 
 from steinadler.errors import ProcessExited
-from steinadler.identity import Destination, NodeId, ProcessId
+from steinadler.identity import Destination, ProcessId
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.mailbox import Item, Mailbox
 from steinadler.process.messages import Exit
 from steinadler.process.statistics import ProcessStatistics
 from steinadler.wire import plain
 from steinadler.wire.signals import KILLED, MAX_REASON_LENGTH, NORMAL
+
+if TYPE_CHECKING:
+    # The one import from above, for type checkers alone (pyproject.toml allows it): to programs
+    # `me.node` is a `Node`, and a protocol here would say all of that a second time.
+    from steinadler.node.node import Node
 
 logger = logging.getLogger("steinadler.process")
 
@@ -31,10 +36,10 @@ SKIPPED = _Skipped.SKIPPED
 
 
 class Host(Protocol):
-    """What a process asks of its node."""
+    """What a process asks of its node.  `node` is that node as programs see it."""
 
     @property
-    def id(self) -> NodeId: ...
+    def node(self) -> Node: ...
 
     async def send(self, destination: Destination, message: object) -> None: ...
     def send_nowait(self, destination: Destination, message: object) -> None: ...
@@ -84,9 +89,9 @@ class Process:
         return f"<Process {self.id} {self.function_name}>"
 
     @property
-    def node(self) -> Host:
+    def node(self) -> Node:
         """The node that this process runs on."""
-        return self._host
+        return self._host.node
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -106,6 +111,13 @@ class Process:
                 return message
 
     __anext__ = receive
+
+    def receive_nowait(self) -> Any:
+        """As `receive`; raises `trio.WouldBlock` where that would wait."""
+        while (item := self._mailbox.take()) is not None:
+            if (message := self._host.open_item(self, item)) is not SKIPPED:
+                return message
+        raise trio.WouldBlock
 
     async def send(self, destination: Destination, message: object) -> None:
         """As `Node.send`."""

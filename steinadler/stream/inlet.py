@@ -41,6 +41,7 @@ class Inlet:
         "error",
         "peer",
         "received_bytes",
+        "service",
         "source",
         "target",
         "waiting_bytes",
@@ -60,6 +61,7 @@ class Inlet:
         self.ended = False  # nothing more arrives
         self.closed = False  # nothing more is taken
         self.error: Exception | None = None  # why it ended, unless it was the end of the stream
+        self.service: str | None = None  # of a byte stream, for its statistics
         self.received_bytes = 0
         self.waiting_bytes = 0
         self._on_gone = on_gone

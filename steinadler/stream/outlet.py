@@ -157,6 +157,7 @@ class SendingEnd:
         "error",
         "peer",
         "sent_bytes",
+        "service",
         "target",
     )
 
@@ -170,6 +171,7 @@ class SendingEnd:
         self.target = target
         self.ended = False  # by this end
         self.error: Exception | None = None  # why nothing more can be sent, unless it was ended
+        self.service: str | None = None  # of a byte stream, for its statistics
         self.sent_bytes = 0
         self._outlet: Outlet | None = None
         self._failure: Failure | None = None  # that it was ended with

@@ -54,6 +54,12 @@ _REFUSALS: dict[str, type[StreamError]] = {
 }
 
 
+def services_of(member: Member) -> list[str]:
+    """The services that a member offers, as its label says."""
+    label = member.label(LABEL)
+    return label.split(",") if label else []
+
+
 class Cluster(Links, Protocol):
     """What streams ask of their node."""
 
@@ -163,6 +169,7 @@ class Streams:
         sending = self._on_offer(token)
         if not isinstance(sending, SendingEnd):
             raise ClaimError("the token is of a sink")
+        self.table.require_unused(claimer, number)
         target = ToStream(number, by_sender=False)
         outlet = self.table.outlet(claimer, target)
         sending.peer, sending.target = claimer, target
@@ -178,6 +185,7 @@ class Streams:
             raise ClaimError("the token is of a source")
         if inlet.closed:
             raise ClaimError("the receiving end was closed")
+        self.table.require_unused(claimer, number)
         inlet.peer, inlet.target = claimer, ToStream(number, by_sender=True)
         self.table.add_inlet(inlet)
         self._offers.claimed(token)
@@ -216,10 +224,17 @@ class Streams:
     def offering(self, service: str) -> list[NodeId]:
         """The members that offer a service."""
         return [
-            member.node
-            for member in self._cluster.members()
-            if service in (member.label(LABEL) or "").split(",")
+            member.node for member in self._cluster.members() if service in services_of(member)
         ]
+
+    def services(self) -> dict[str, tuple[Member, ...]]:
+        """See `Node.services`."""
+        members = self._cluster.members()
+        names = sorted({name for member in members for name in services_of(member)})
+        return {
+            name: tuple(member for member in members if name in services_of(member))
+            for name in names
+        }
 
     async def connect(self, service: str) -> ByteStream:
         """See `Node.connect`."""
@@ -249,14 +264,20 @@ class Streams:
 
     async def _connect(self, node: NodeId, service: str) -> ByteStream:
         number = self._take_number()
-        inlet = self.table.new_inlet(node, ToStream(number, by_sender=False), FrameType.BYTES)
-        sending = self.table.new_sending(node, ToStream(number, by_sender=True))
+        arriving, leaving = ToStream(number, by_sender=False), ToStream(number, by_sender=True)
+        inlet = self.table.new_inlet(node, arriving, FrameType.BYTES, service)
+        sending = self.table.new_sending(node, leaving, service)
         await self._ask(node, number, ("connect", service, number))
         self._bind(sending)
         return ByteStream(sending, inlet, service)
 
     def connected(self, caller: NodeId, service: str, number: int) -> None:
-        """A peer connects.  Raises `NoSuchService`, `StreamRefused`, `NodeDown`."""
+        """A peer connects.
+
+        Raises `NoSuchService`, `StreamRefused`, `NodeDown`; `RemoteProtocolError` for a number in
+        use.
+        """
+        self.table.require_unused(caller, number)
         listener = self._listeners.get(service)
         if listener is None:
             offered = ", ".join(sorted(self._listeners)) or "none"
@@ -272,8 +293,9 @@ class Streams:
             raise StreamRefused(f"{caller} has {most} streams to {self._me} (its max_streams)")
         leaving = ToStream(number, by_sender=False)
         outlet = self.table.outlet(caller, leaving)
-        inlet = self.table.new_inlet(caller, ToStream(number, by_sender=True), FrameType.BYTES)
-        sending = self.table.new_sending(caller, leaving)
+        arriving = ToStream(number, by_sender=True)
+        inlet = self.table.new_inlet(caller, arriving, FrameType.BYTES, service)
+        sending = self.table.new_sending(caller, leaving, service)
         sending.bind(outlet)
         listener.put(ByteStream(sending, inlet, service))
 

@@ -10,8 +10,10 @@ comes later for it means nothing, and is answered with a stop, once, in case the
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import trio
@@ -65,24 +67,31 @@ class StreamTable:
         self._inlets: dict[tuple[NodeId, ToStream], Inlet] = {}
         self._sending: dict[tuple[NodeId, ToStream], SendingEnd] = {}
         self._inlets_of: Counter[NodeId] = Counter()
+        self._past_sent_bytes = self._past_received_bytes = 0  # of ends that are gone
 
     # -- ends ---------------------------------------------------------------------------------
 
-    def new_inlet(self, peer: NodeId, target: ToStream, carries: FrameType) -> Inlet:
-        """Make the end at which something will arrive.
+    def require_unused(self, opener: NodeId, number: int) -> None:
+        """Raise `RemoteProtocolError` when a stream that a node opened to this one is there.
 
-        Raises `RemoteProtocolError` when the stream has one already.
+        Before anything is made of it: what was half made would be nobody's to close.
         """
+        arriving, leaving = ToStream(number, by_sender=True), ToStream(number, by_sender=False)
+        if (opener, arriving) in self._inlets or (opener, leaving) in self._sending:
+            raise RemoteProtocolError(f"stream {number} is open already")
+
+    def new_inlet(
+        self, peer: NodeId, target: ToStream, carries: FrameType, service: str | None = None
+    ) -> Inlet:
+        """Make the end at which something will arrive."""
         inlet = Inlet(peer, target, carries, self._inlet_gone)
+        inlet.service = service
         self.add_inlet(inlet)
         return inlet
 
     def add_inlet(self, inlet: Inlet) -> None:
         """As `new_inlet`, for one that was given another sender."""
-        key = (inlet.peer, inlet.target)
-        if key in self._inlets:
-            raise RemoteProtocolError(f"stream {inlet.target.number} is open already")
-        self._inlets[key] = inlet
+        self._inlets[inlet.peer, inlet.target] = inlet
         self._inlets_of[inlet.peer] += 1
 
     def remove_inlet(self, inlet: Inlet) -> bool:
@@ -91,6 +100,7 @@ class StreamTable:
         if self._inlets.get(key) is not inlet:
             return False
         del self._inlets[key]
+        self._past_received_bytes += inlet.received_bytes
         self._inlets_of[inlet.peer] -= 1
         if not self._inlets_of[inlet.peer]:
             del self._inlets_of[inlet.peer]
@@ -100,27 +110,25 @@ class StreamTable:
         """How many streams arrive from a peer."""
         return self._inlets_of[peer]
 
-    def new_sending(self, peer: NodeId, target: ToStream) -> SendingEnd:
-        """Make the end from which something will be sent, once it has an outlet.
-
-        Raises `RemoteProtocolError` when the stream has one already.
-        """
+    def new_sending(
+        self, peer: NodeId, target: ToStream, service: str | None = None
+    ) -> SendingEnd:
+        """Make the end from which something will be sent, once it has an outlet."""
         sending = SendingEnd(peer, target, self.remove_sending)
+        sending.service = service
         self.add_sending(sending)
         return sending
 
     def add_sending(self, sending: SendingEnd) -> None:
         """As `new_sending`, for one that was given another receiver."""
-        key = (sending.peer, sending.target)
-        if key in self._sending:
-            raise RemoteProtocolError(f"stream {sending.target.number} is open already")
-        self._sending[key] = sending
+        self._sending[sending.peer, sending.target] = sending
 
     def remove_sending(self, sending: SendingEnd) -> None:
         """Take it out, if it is in."""
         key = (sending.peer, sending.target)
         if self._sending.get(key) is sending:
             del self._sending[key]
+            self._past_sent_bytes += sending.sent_bytes
 
     def outlet(self, peer: NodeId, target: ToStream) -> Outlet:
         """The way to an end that is there.
@@ -139,7 +147,9 @@ class StreamTable:
         inlet = self._inlets.get((peer, ToStream(number, by_sender=False)))
         if inlet is not None:
             self.remove_inlet(inlet)
-        self._sending.pop((peer, ToStream(number, by_sender=True)), None)
+        sending = self._sending.get((peer, ToStream(number, by_sender=True)))
+        if sending is not None:
+            self.remove_sending(sending)
 
     def _inlet_gone(self, inlet: Inlet, error: BaseException | None) -> None:
         if self.remove_inlet(inlet) and inlet.closed:
@@ -206,16 +216,47 @@ class StreamTable:
 
     # -- figures ------------------------------------------------------------------------------
 
-    def statistics(self) -> tuple[StreamStatistics, ...]:
-        """Every end of a stream that is open here."""
-        found: dict[tuple[NodeId, int, bool], list[int]] = {}
+    def open_by_peer(self) -> Counter[NodeId]:
+        """How many ends of streams with each peer are open here."""
+        ends = {(peer, target.number, target.by_sender) for peer, target in self._sending}
+        ends.update((peer, target.number, not target.by_sender) for peer, target in self._inlets)
+        return Counter(peer for peer, _, _ in ends)
+
+    def bytes_sent(self) -> int:
+        """What programs here sent on streams since the node opened."""
+        return self._past_sent_bytes + sum(end.sent_bytes for end in self._sending.values())
+
+    def bytes_received(self) -> int:
+        """What arrived on streams here since the node opened."""
+        return self._past_received_bytes + sum(end.received_bytes for end in self._inlets.values())
+
+    def statistics(self, busiest: int | None = None) -> tuple[StreamStatistics, ...]:
+        """Every end of a stream that is open here; or so many, those that carried most first."""
+        found: dict[tuple[NodeId, int, bool], _Figures] = {}
         for (peer, target), sending in self._sending.items():
-            key = (peer, target.number, target.by_sender)
-            found.setdefault(key, [0, 0, 0])[0] = sending.sent_bytes
+            figures = found.setdefault((peer, target.number, target.by_sender), _Figures())
+            figures.service, figures.sent = sending.service, sending.sent_bytes
         for (peer, target), inlet in self._inlets.items():
-            key = (peer, target.number, not target.by_sender)
-            found.setdefault(key, [0, 0, 0])[1:] = inlet.received_bytes, inlet.waiting_bytes
-        return tuple(StreamStatistics(*key, *figures) for key, figures in found.items())
+            figures = found.setdefault((peer, target.number, not target.by_sender), _Figures())
+            figures.service, figures.received = inlet.service, inlet.received_bytes
+            figures.waiting = inlet.waiting_bytes
+        chosen = list(found.items())
+        if busiest is not None:
+            chosen = heapq.nlargest(busiest, chosen, key=lambda end: end[1].sent + end[1].received)
+        return tuple(
+            StreamStatistics(*key, each.service, each.sent, each.received, each.waiting)
+            for key, each in chosen
+        )
+
+
+@dataclass(slots=True)
+class _Figures:
+    """Of both directions of one end."""
+
+    service: str | None = None
+    sent: int = 0
+    received: int = 0
+    waiting: int = 0
 
 
 def closed_by_receiver(failure: Failure | None) -> trio.BrokenResourceError:

@@ -34,7 +34,7 @@ CHANNEL_OVERHEAD_BYTES = 1024
 _SHORT_FRAGMENT_BYTES = 1024
 _NUMBER = struct.Struct(">Q")
 _KIND_PROCESS, _KIND_NAME, _KIND_NODE, _KIND_STREAM = 0, 1, 2, 3
-_STREAM = struct.Struct(">?Q")
+_STREAM = struct.Struct(">BQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +115,9 @@ def decode_target(payload: bytes) -> Target:
                 return ToName(payload[1:].decode())
             case 2:
                 return ToNode(_NUMBER.unpack(payload[1:])[0])
-            case 3:
+            case 3 if payload[1] <= 1:  # one spelling of each: two would be two windows
                 by_sender, number = _STREAM.unpack(payload[1:])
-                return ToStream(number, by_sender)
+                return ToStream(number, by_sender == 1)
     except (struct.error, UnicodeDecodeError, IndexError) as error:
         raise RemoteProtocolError(f"a channel's target does not decode: {error}") from error
     raise RemoteProtocolError("a channel to an unknown kind of target")
@@ -148,6 +148,7 @@ class OutboundChannel:
         "last_sent",
         "queue",
         "ready",
+        "reserved_bytes",
         "sent_bytes",
         "target",
         "used",
@@ -159,6 +160,7 @@ class OutboundChannel:
         self.credit = credit
         self.queue: deque[Item] = deque()
         self.sent_bytes = 0  # of the item at the head of the queue, when it is a fragmented one
+        self.reserved_bytes = 0  # of the peer's room to put large items together
         self.announced = isinstance(target, ToNode) and id_ < FIRST_FREE_CHANNEL
         self.ready = False  # in one of the scheduler's rings, or it waits for a place
         self.closed = False  # whoever holds on to it must ask the session for another

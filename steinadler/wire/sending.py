@@ -142,9 +142,7 @@ class Sending:
         """
         channel = self._channels.channel_in_turn(target)
         if drop_queued:
-            if channel.sent_bytes:
-                self._open_reassembly_bytes -= len(channel.queue[0][1])
-                channel.sent_bytes = 0
+            channel.sent_bytes = 0  # what the peer holds of it, it drops at the CLOSE
             channel.queue.clear()
         self.enqueue(channel, _CLOSE, reason)
 
@@ -321,6 +319,7 @@ class Sending:
                             and bulk
                             and bulk[-1] is channel
                             and frames.size < BATCH_BYTES
+                            and frames.bulk_bytes < bulk_room
                             and self._may_begin(channel)
                         ):
                             self._next_frame(bulk.pop(), frames)
@@ -371,6 +370,7 @@ class Sending:
             frames.add_bulk(_BYTES, channel.id, body)
         elif type_ is _CLOSE:
             frames.add(_CLOSE, channel.id, body)
+            self._give_up_room(channel)
             self._channels.forget(channel)
             return
         elif len(body) > MAX_ITEM_BYTES:
@@ -405,6 +405,7 @@ class Sending:
         start = channel.sent_bytes
         if start == 0:
             self._open_reassembly_bytes += total
+            channel.reserved_bytes = total
             end = FIRST_FRAGMENT_BYTES
             first = pack_first_fragment(type_, total, body[:end])
             frames.add_bulk(FrameType.FRAGMENT, channel.id, first, FLAG_FIRST)
@@ -416,10 +417,15 @@ class Sending:
         if end >= total:
             channel.queue.popleft()
             channel.sent_bytes = 0
-            self._open_reassembly_bytes -= total
+            self._give_up_room(channel)
             if type_ is _REPLIES or type_ is _SIGNALS:
                 self._uncredited_bytes -= total + ITEM_OVERHEAD_BYTES
             self._counters.items_sent += 1
+
+    def _give_up_room(self, channel: OutboundChannel) -> None:
+        """The peer holds nothing unfinished of the channel once it has the frames so far."""
+        self._open_reassembly_bytes -= channel.reserved_bytes
+        channel.reserved_bytes = 0
 
 
 def _priority(channel: OutboundChannel) -> Priority:

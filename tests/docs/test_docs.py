@@ -177,7 +177,18 @@ def test_each_promise_names_tests_that_name_it() -> None:
 
 # -- the command line ------------------------------------------------------------------------
 
-COMMANDS = ["demo", "node", "sidecar", "members", "whereis", "send", "call", "top"]
+COMMANDS = [
+    "demo",
+    "node",
+    "sidecar",
+    "expose",
+    "forward",
+    "members",
+    "whereis",
+    "send",
+    "call",
+    "top",
+]
 
 
 def help_of(*command: str) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fuzz_streams import SINK_TOKEN, SOURCE_TOKEN, StreamsOfANode
+
 from steinadler.config import MembershipSettings, WireSettings
 from steinadler.discovery.records import MAX_ADDRESSES, all_loopback, read_txt, usable_ips
 from steinadler.errors import RemoteProtocolError
@@ -33,7 +35,15 @@ from steinadler.membership import (
 from steinadler.membership.messages import Ack, Gossip, Ping, PingRequest, SyncReply, SyncRequest
 from steinadler.membership.table import MAX_ENTRIES
 from steinadler.node.calls import decode_error, encode_error
-from steinadler.wire.channels import ITEM_OVERHEAD_BYTES, ToName, ToProcess
+from steinadler.wire.channels import (
+    CONTROL,
+    ITEM_OVERHEAD_BYTES,
+    Target,
+    ToName,
+    ToProcess,
+    ToStream,
+    encode_target,
+)
 from steinadler.wire.codec import Codec, MessageTypes
 from steinadler.wire.frames import (
     HEADER,
@@ -42,6 +52,7 @@ from steinadler.wire.frames import (
     MAX_PAYLOAD_BYTES,
     NUMBERED,
     FrameType,
+    pack_items,
     split_frame,
 )
 from steinadler.wire.handshake import (
@@ -63,6 +74,9 @@ from steinadler.wire.signals import (
     ExitNotice,
     LinkRequest,
     MonitorRequest,
+    Signal,
+    StreamAbort,
+    StreamStop,
     UnlinkRequest,
     decode_signal,
     encode_signal,
@@ -101,6 +115,7 @@ def connected() -> Session:
     channel = session.channel(ToProcess(1))
     channel.take_credit(9)
     session.enqueue(channel, FrameType.MESSAGES, b"a message")
+    session.enqueue_bytes(session.channel(ToStream(1, by_sender=True)), memoryview(b"bytes"))
     session.data_to_send()
     return session
 
@@ -131,7 +146,9 @@ def check_within_limits(session: Session) -> None:
 def react(session: Session, event: Event) -> None:
     """As a node would, whose processes take what comes and answer calls."""
     match event:
-        case Arrived(channel, FrameType.MESSAGES | FrameType.CALLS as type_, bodies):
+        case Arrived(
+            channel, FrameType.MESSAGES | FrameType.CALLS | FrameType.BYTES as type_, bodies
+        ):
             session.consumed(channel, sum(map(len, bodies)), len(bodies))
             for body in bodies:
                 if type_ is FrameType.CALLS and session.has_room_for_reply(len(body)):
@@ -143,10 +160,17 @@ def react(session: Session, event: Event) -> None:
             session.gossip(data)
 
 
-def told(event: Event) -> object:
-    if isinstance(event, Arrived):
-        return event.channel.id, event.type, event.bodies
-    return event
+def tell(event: Event, events: list[object]) -> None:
+    """Add what came to `events`; pieces of a byte stream to what came of it just before."""
+    if not isinstance(event, Arrived):
+        events.append(event)
+        return
+    told = (event.channel.id, event.type, list(event.bodies))
+    match events[-1:]:
+        case [(id_, FrameType.BYTES, bodies)] if told[:2] == (id_, FrameType.BYTES):
+            bodies.extend(event.bodies)
+        case _:
+            events.append(told)
 
 
 def converse(
@@ -161,7 +185,7 @@ def converse(
         while position < len(data):
             size = next(pieces)
             for event in session.receive(data[position : position + size]):
-                events.append(told(event))
+                tell(event, events)
                 if not silent:
                     react(session, event)
             position += size
@@ -208,6 +232,31 @@ def in_sequence(data: bytes) -> bytes:
         number = sequence if type_ & NUMBERED else min(sequence, 2)
         frames.append(HEADER.pack(len(payload), type_, flags, channel, number) + payload)
     return b"".join(frames)
+
+
+def streams(data: bytes) -> None:
+    """Frames whose numbers are set right, to a node that has streams with the peer."""
+    session = Session(WIRE)
+    session.connected(LIMITS, 0)
+    node = StreamsOfANode(ALICE, BOB, session, WIRE)
+    data = in_sequence(data)
+    try:
+        for size in sizes(len(data), 2_000):
+            if not data:
+                break
+            for event in session.receive(data[:size]):
+                if isinstance(event, Arrived):
+                    node.react(event)
+                node.check()
+            data = data[size:]
+            if size % 2:
+                node.use()
+                node.check()
+            session.data_to_send()
+            check_within_limits(session)
+    except RemoteProtocolError as error:
+        check_told(error)
+    node.lose_the_peer()
 
 
 # -- what frames hold -------------------------------------------------------------------------
@@ -368,6 +417,8 @@ def _valid_streams() -> list[bytes]:
     peer.enqueue_signal(encode_signal(CancelCall(1)))
     peer.enqueue_signal(encode_signal(CancelCall(2)), ToProcess(1))
     peer.enqueue_reply(b"reply")
+    peer.enqueue_bytes(peer.channel(ToStream(1, by_sender=True)), memoryview(b"bytes"))
+    peer.end_stream(ToStream(1, by_sender=True), b"")
     peer.gossip(encode(Gossip((RECORD,))))
     peer.goodbye("done")
     streams.append(peer.data_to_send())
@@ -375,6 +426,45 @@ def _valid_streams() -> list[bytes]:
     streams.append(frame(FrameType.CREDIT, 2, credit) + frame(FrameType.ACKNOWLEDGE))
     streams.append(frame(FrameType.CLOSE, 2) + frame(0x7F) + frame(0xFF))
     return [*streams, b"".join(streams)]
+
+
+def _opened(channel: int, target: Target) -> bytes:
+    return frame(FrameType.OPEN, channel, encode_target(target))
+
+
+def _signalled(signal: Signal) -> bytes:
+    return frame(FrameType.SIGNALS, CONTROL.lane, pack_items([encode_signal(signal)]))
+
+
+def _asked(*requests: object) -> bytes:
+    bodies = [bytes(8) + CODEC.encode(request) for request in requests]
+    return frame(FrameType.CALLS, 9, pack_items(bodies))
+
+
+def _of_streams() -> list[bytes]:
+    """What a peer says of streams, in and out of turn."""
+    far, near = ToStream(5, by_sender=True), ToStream(1, by_sender=False)
+    objects = ToStream(2, by_sender=False)
+    reason = encode_error(ValueError("why"))
+    calls = _opened(9, ToName("$streams"))
+    connect = _asked(("connect", "service", 5))
+    parts = [
+        calls + connect,
+        calls + _asked(*(("connect", "service", number) for number in range(5, 15))),
+        calls + _asked(("source", SOURCE_TOKEN, 6), ("sink", SINK_TOKEN, 7)),
+        calls + _asked(("source", SINK_TOKEN, 6), ("sink", SOURCE_TOKEN, 7)),
+        # Numbers that are in use, or half in use.
+        calls + _asked(("source", SOURCE_TOKEN, 5), ("connect", "service", 5)),
+        calls + connect + _asked(("sink", SINK_TOKEN, 5)) + connect,
+        _opened(3, far) + frame(FrameType.BYTES, 3, b"bytes") * 2 + frame(FrameType.CLOSE, 3),
+        _opened(4, near) + frame(FrameType.BYTES, 4, b"b") + frame(FrameType.CLOSE, 4, reason),
+        _opened(5, objects) + frame(FrameType.MESSAGES, 5, pack_items([CODEC.encode(1)])),
+        frame(FrameType.CLOSE, 5, b"\x00") + _opened(6, objects),
+        _signalled(StreamStop(1, True, None)) + _signalled(StreamStop(5, False, ("E", "t"))),
+        _signalled(StreamAbort(5)) + _signalled(StreamAbort(99)),
+        frame(FrameType.CREDIT, 2, (73).to_bytes(8, "big")),
+    ]
+    return [*parts, b"".join(parts), parts[0] + b"".join(parts[6:8])]
 
 
 def _sized(*messages: bytes) -> bytes:
@@ -396,7 +486,8 @@ _MESSAGES = [
 
 SEEDS: dict[Callable[[bytes], None], list[bytes]] = {
     session: _valid_streams(),
-    conversation: _valid_streams(),
+    conversation: [*_valid_streams(), *_of_streams()],
+    streams: _of_streams(),
     handshake: [
         encode_hello(HELLO),
         encode_reject(Reject(RejectReason.SUPERSEDED, "another", 3)),
@@ -414,6 +505,9 @@ SEEDS: dict[Callable[[bytes], None], list[bytes]] = {
                 UnlinkRequest(1, 2),
                 ExitNotice(_PROCESS, "kill", False),
                 CancelCall(7),
+                StreamStop(1, True, None),
+                StreamStop(2, False, ("ValueError", "no")),
+                StreamAbort(3),
             )
         ),
         encode_error(ValueError("no")),

@@ -11,7 +11,7 @@ from fuzz_targets import SEEDS, TARGETS, corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steinadler.wire.channels import ToName, ToNode, ToProcess, encode_target
+from steinadler.wire.channels import ToName, ToNode, ToProcess, ToStream, encode_target
 from steinadler.wire.frames import (
     FLAG_FIRST,
     MAX_ITEM_BYTES,
@@ -48,6 +48,7 @@ destinations = st.one_of(
     st.builds(ToProcess, st.integers(0, 3)),
     st.builds(ToName, st.sampled_from(["a", "b"])),
     st.builds(ToNode, st.integers(0, 3)),
+    st.builds(ToStream, st.integers(0, 7), st.booleans()),
 )
 bodies = st.lists(
     st.binary(max_size=8) | st.sampled_from([bytes(4000), bytes(9000)]), max_size=3
@@ -59,7 +60,18 @@ well_formed = st.one_of(
     st.builds(
         targets.frame, st.just(FrameType.OPEN), channels, st.builds(encode_target, destinations)
     ),
-    st.builds(targets.frame, st.just(FrameType.CLOSE), channels),
+    st.builds(
+        targets.frame,
+        st.just(FrameType.CLOSE),
+        channels,
+        st.sampled_from([b"", b"\x82\x61E\x61t", b"\x00", bytes(9000)]),
+    ),
+    st.builds(
+        targets.frame,
+        st.just(FrameType.BYTES),
+        channels,
+        st.sampled_from([b"", b"x", bytes(4000), bytes(9000)]),
+    ),
     st.builds(
         targets.frame,
         st.just(FrameType.CREDIT),
@@ -105,6 +117,18 @@ damaged = st.builds(
 @settings(max_examples=150)
 def test_frames_in_any_order_on_any_channel_with_any_credit_x4(frames: list[bytes]) -> None:
     targets.conversation(b"".join(frames))
+    targets.streams(b"".join(frames))
+
+
+@given(
+    st.lists(
+        well_formed | st.sampled_from(SEEDS[targets.streams]),
+        max_size=15,
+    )
+)
+@settings(max_examples=150)
+def test_streams_in_any_order_of_what_a_peer_may_say_x4(frames: list[bytes]) -> None:
+    targets.streams(b"".join(frames))
 
 
 @given(st.lists(well_formed, min_size=1, max_size=8), st.data())

@@ -58,14 +58,14 @@ async def test_what_cannot_run_as_a_process_is_not_started(node: Node) -> None:
     async def takes_one(me: Process, one: int) -> None:
         return
 
-    before = node.process_count()
+    before = node.statistics().processes
     with pytest.raises(ConfigError, match="async def"):
         node.spawn(returns_none)
     with pytest.raises(ConfigError, match="missing a required argument: 'one'"):
         node.spawn(takes_one, name="one")
     with pytest.raises(ConfigError, match="too many"):
         node.spawn(takes_one, 1, 2)
-    assert node.process_count() == before
+    assert node.statistics().processes == before
     assert await node.whereis("one") is None
 
 
@@ -207,3 +207,21 @@ def test_describe_takes_groups_of_one_apart() -> None:
     assert describe(KeyError()) == "KeyError"
     pair = ExceptionGroup("both", [ValueError(), KeyError()])
     assert describe(pair).startswith("ExceptionGroup: both")
+
+
+async def test_what_waits_can_be_taken_without_waiting(node: Node) -> None:
+    taken: list[Any] = []
+
+    async def hoards(me: Process) -> None:
+        taken.append(await me.receive())
+        with pytest.raises(trio.WouldBlock):
+            while True:
+                taken.append(me.receive_nowait())
+
+    process = node.spawn(hoards)
+    async with node.monitor(process) as down:
+        for number in range(3):
+            node.send_nowait(process, number)
+        with trio.fail_after(5):
+            assert (await down.wait()).reason == "normal"
+    assert taken == [0, 1, 2]

@@ -194,6 +194,8 @@ CRIMES: dict[str, tuple[Callable[[Peer], None], str]] = {
     "opens to a long name": (says(T.OPEN, 3, b"\1" + b"x" * 256), "unknown kind"),
     "opens to a name that is no text": (says(T.OPEN, 3, b"\1\xff"), "does not decode"),
     "opens to an unknown kind": (says(T.OPEN, 3, b"\7" + bytes(8)), "unknown kind"),
+    "opens to a stream of neither side": (says(T.OPEN, 3, b"\3\2" + bytes(8)), "unknown kind"),
+    "opens to a stream without number": (says(T.OPEN, 3, b"\3\1"), "does not decode"),
     "sends on no channel": (says(T.MESSAGES, 9, pack_items([b"x"])), "not open"),
     "fragments on no channel": (says(T.FRAGMENT, 9, b"x"), "not open"),
     "begins inside a large item": (fragment_inside_a_large_item, "inside another"),

@@ -1,5 +1,6 @@
 """Two sessions against a model: whatever is queued, cut, resumed, consumed and swept, every item
 arrives exactly once and in order on its channel (M1, M2, M3), and credit is neither made nor lost.
+Streams end behind what was sent on them, or instead of what waits, which then never comes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from steinadler.wire.channels import (
     ToName,
     ToNode,
     ToProcess,
+    ToStream,
 )
 from steinadler.wire.frames import MAX_FRAME_BYTES, MAX_ITEM_BYTES, FrameType
 from steinadler.wire.session import BATCH_BYTES, Arrived, Event, Gossiped
@@ -37,6 +39,16 @@ def cost(body: bytes) -> int:
     return len(body) + ITEM_OVERHEAD_BYTES
 
 
+class Stream:
+    """One direction of a stream of objects, or of bytes: what was sent on it, and what came."""
+
+    def __init__(self, target: ToStream, *, objects: bool) -> None:
+        self.target = target
+        self.sent: list[bytes] | bytearray = [] if objects else bytearray()
+        self.got: list[bytes] | bytearray = [] if objects else bytearray()
+        self.dropped = False  # what waited when it ended
+
+
 class Sessions(RuleBasedStateMachine):
     """What was sent and not yet seen is in `expected`; what was seen and not consumed in `held`."""
 
@@ -49,6 +61,9 @@ class Sessions(RuleBasedStateMachine):
         self.held: tuple[deque[tuple[InboundChannel, bytes]], ...] = (deque(), deque())
         self.channels: dict[tuple[int, Target], OutboundChannel] = {}
         self.outstanding: Counter[tuple[int, Target]] = Counter()
+        self.streams: dict[tuple[int, Target], Stream] = {}  # until their end has come
+        self.open_streams: dict[tuple[int, int], Stream] = {}  # until it was said
+        self.last_stream = 0
 
     # -- the users above the sessions ---------------------------------------------------------
 
@@ -95,6 +110,42 @@ class Sessions(RuleBasedStateMachine):
         self.pair.sessions[side].enqueue_reply(body)
         self.replies[side][body] += 1
 
+    def stream(self, side: int, index: int, *, objects: bool) -> Stream:
+        """The stream of that index, or a new one in the place of one that was ended."""
+        stream = self.open_streams.get((side, index))
+        if stream is None:
+            self.last_stream += 1
+            target = ToStream(self.last_stream, by_sender=self.last_stream % 2 == 0)
+            stream = self.open_streams[side, index] = Stream(target, objects=objects)
+            self.streams[side, target] = stream
+        return stream
+
+    @rule(side=SIDES, index=st.integers(0, 1), size=SIZES.filter(bool))
+    def send_bytes(self, side: int, index: int, size: int) -> None:
+        stream, session = self.stream(side, index, objects=False), self.pair.sessions[side]
+        channel, data = session.channel(stream.target), self.body(size)
+        had_credit = channel.credit > 0
+        taken = session.enqueue_bytes(channel, memoryview(data))
+        assert (taken > 0) == had_credit
+        assert taken == size or channel.credit <= 0
+        stream.sent += data[:taken]
+
+    @rule(side=SIDES, size=SIZES)
+    def send_object(self, side: int, size: int) -> None:
+        stream, session = self.stream(side, 2, objects=True), self.pair.sessions[side]
+        channel, body = session.channel(stream.target), self.body(size)
+        if channel.take_credit(len(body)):
+            session.enqueue(channel, FrameType.MESSAGES, body)
+            assert isinstance(stream.sent, list)
+            stream.sent.append(body)
+
+    @rule(side=SIDES, index=st.integers(0, 2), drop=st.booleans())
+    def end_stream(self, side: int, index: int, drop: bool) -> None:
+        stream = self.stream(side, index, objects=index == 2)
+        stream.dropped = drop
+        self.pair.sessions[side].end_stream(stream.target, b"", drop_queued=drop)
+        del self.open_streams[side, index]
+
     @rule(side=SIDES)
     def gossip(self, side: int) -> None:
         self.pair.sessions[side].gossip(b"gossip")
@@ -105,7 +156,8 @@ class Sessions(RuleBasedStateMachine):
         for _ in range(min(count, len(held))):
             channel, body = held.popleft()
             self.pair.consume(side, channel, body)
-            self.outstanding[1 - side, channel.target] -= cost(body)
+            if not isinstance(channel.target, ToStream):
+                self.outstanding[1 - side, channel.target] -= cost(body)
 
     # -- the connection and the clock ---------------------------------------------------------
 
@@ -138,6 +190,9 @@ class Sessions(RuleBasedStateMachine):
                 assert not isinstance(event, Gossiped) or event.data == b"gossip"
                 continue
             target = event.channel.target
+            if isinstance(target, ToStream):
+                self.stream_arrived(side, event)
+                continue
             for body in event.bodies:
                 if isinstance(target, ToNode) and target != CONTROL:
                     assert event.type is FrameType.REPLIES
@@ -148,6 +203,19 @@ class Sessions(RuleBasedStateMachine):
                 if event.type in (FrameType.MESSAGES, FrameType.CALLS):
                     self.held[1 - side].append((event.channel, body))
 
+    def stream_arrived(self, side: int, event: Arrived) -> None:
+        stream = self.streams[side, event.channel.target]
+        if event.type is FrameType.CLOSE:
+            assert stream.got == stream.sent or stream.dropped
+            del self.streams[side, event.channel.target]
+            return
+        objects = isinstance(stream.got, list)
+        assert event.type is (FrameType.MESSAGES if objects else FrameType.BYTES)
+        for body in event.bodies:
+            stream.got += [body] if objects else body
+            self.held[1 - side].append((event.channel, body))
+        assert stream.got == stream.sent[: len(stream.got)]
+
     # -- what always holds --------------------------------------------------------------------
 
     @invariant()
@@ -157,6 +225,13 @@ class Sessions(RuleBasedStateMachine):
             owed = window - channel.credit - self.outstanding[key]
             assert owed >= 0  # consumed there, and not yet granted here
             assert self.outstanding[key] < window + SETTINGS.max_message_bytes + ITEM_OVERHEAD_BYTES
+
+    @invariant()
+    def a_stream_has_no_more_than_its_window_and_one_item_under_way(self) -> None:
+        most = SETTINGS.max_message_bytes + ITEM_OVERHEAD_BYTES
+        for session in self.pair.sessions:
+            for channel in (*session._sending.channels(), *session._receiving.channels()):
+                assert -most < channel.credit <= SETTINGS.window_bytes
 
     @invariant()
     def what_is_kept_for_a_resumption_is_bounded(self) -> None:
@@ -173,7 +248,11 @@ class Sessions(RuleBasedStateMachine):
         assert not any(self.replies[0].values())
         assert not any(self.replies[1].values())
         assert not any(self.outstanding.values())
+        assert len(self.streams) == len(self.open_streams)
+        assert all(stream.got == stream.sent for stream in self.streams.values())
         for session in self.pair.sessions:
+            assert session._sending._open_reassembly_bytes == 0
+            assert session._receiving._reassembly_bytes == 0
             assert session.queued_items == session.unacknowledged_bytes == 0
             assert not session.acknowledgement_owed
             assert session.drained
@@ -186,6 +265,8 @@ class Sessions(RuleBasedStateMachine):
             assert channel.credit == SETTINGS.window_bytes
             reopened = self.pair.sessions[side].channel(target)
             assert (reopened is channel) == (target == CONTROL)
+        for side, target in self.streams:
+            assert self.pair.sessions[side].channel(target).credit == SETTINGS.window_bytes
 
     def settle(self) -> bool:
         """Let everything move one step; False when nothing did."""
