@@ -8,6 +8,7 @@
     forwarding `expose` and `forward`: `places` of this machine, `relaying` between them and the
                cluster by a `pump`, `traffic`, what is told of that
     observing  `members`, `whereis`, `send`, `call`: an observer that joins, asks and leaves
+    services   `services`: the same, of what nodes offer
     top        `top`: the same observer, look after look; `top_view`, how that looks
     cluster    `cluster init`, `cluster show`
     demo       `steinadler demo`, with `demo_processes`, what its nodes run

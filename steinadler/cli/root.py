@@ -13,6 +13,7 @@ from steinadler.cli.demo import demo
 from steinadler.cli.forwarding import expose, forward
 from steinadler.cli.node import node
 from steinadler.cli.observing import call, members, send, whereis
+from steinadler.cli.services import services
 from steinadler.cli.sidecar import sidecar
 from steinadler.cli.top import top
 
@@ -27,7 +28,11 @@ def root() -> None:
     """
 
 
-for command in (demo, node, sidecar, expose, forward, members, whereis, send, call, top, cluster):
+for command in (
+    *(demo, node, sidecar, expose, forward),
+    *(members, services, whereis, send, call, top),
+    cluster,
+):
     root.add_command(command)
 
 

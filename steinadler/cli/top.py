@@ -7,12 +7,13 @@ that neither the way there nor a slow answer falsifies them.
 With `--json`, one object a look:
 
     {"at": TIME, "nodes": [{"name", "address", "labels", "state", "problem",
-                            "statistics": {...}, "connections": [{...}], "processes": [{...}]}]}
+                            "statistics": {...}, "connections": [{...}], "processes": [{...}],
+                            "streams": [{...}]}]}
 
-`statistics`, `connections` and `processes` have the fields of `NodeStatistics`,
-`ConnectionStatistics` and `ProcessStatistics`, and for each counter in `COUNTERS` its rate as
-`..._per_s`: null when there was no look before.  `problem` is a text when the node did not answer;
-the three are then null.
+`statistics`, `connections`, `processes` and `streams` have the fields of `NodeStatistics`,
+`ConnectionStatistics`, `ProcessStatistics` and `StreamStatistics`, and for each counter in
+`COUNTERS` its rate as `..._per_s`: null when there was no look before.  `problem` is a text when
+the node did not answer; the four are then null.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ from steinadler.identity import Address, NodeId, ProcessName
 from steinadler.membership import Member
 
 INTERVAL_S = 1.0
-# Of one node in one look: those with most waiting first, then those that took most so far.
-PROCESSES_ASKED_FOR = 100
+# Of one node in one look: the processes with most waiting, then those that took most so far; and
+# the streams that carried most so far.
+MOST_ASKED_FOR = 100
 COUNTERS = (
     *("bytes_sent", "bytes_received", "messages_sent", "messages_received"),
     *("bytes_retransmitted", "messages_dropped", "messages_taken"),
+    *("stream_bytes_sent", "stream_bytes_received"),
 )
 
 Facts: TypeAlias = dict[str, Any]
@@ -75,7 +78,7 @@ class Looks:
         }
 
     async def _ask(self, node: NodeId, answers: dict[NodeId, Answer]) -> None:
-        request = ("statistics", PROCESSES_ASKED_FOR)
+        request = ("statistics", MOST_ASKED_FOR)
         try:
             reply = await self._observer.node.call(ProcessName("$statistics", node.name), request)
         except NoSuchProcess:
@@ -87,7 +90,7 @@ class Looks:
         else:
             match reply:
                 case {"clock_s": float(), "node": {}, "connections": [*_], "processes": [*_]}:
-                    answers[node] = reply
+                    answers[node] = {"streams": []} | reply  # an earlier version tells of none
                 case _:
                     answers[node] = "its version tells other statistics"
 
@@ -100,13 +103,16 @@ def _told(member: Member, answer: Answer, before: dict[NodeId, Answer]) -> Facts
             "statistics": None,
             "connections": None,
             "processes": None,
+            "streams": None,
         }
     former = before.get(member.node)
     if former is None or isinstance(former, str):
-        former = {"clock_s": answer["clock_s"], "node": {}, "connections": [], "processes": []}
+        nothing: Facts = {"node": {}, "connections": [], "processes": [], "streams": []}
+        former = nothing | {"clock_s": answer["clock_s"]}
     seconds = answer["clock_s"] - former["clock_s"]
     peers = {facts.get("node"): facts for facts in former["connections"]}
     processes = {facts.get("id"): facts for facts in former["processes"]}
+    streams = {_stream(facts): facts for facts in former["streams"]}
     return told | {
         "statistics": with_rates(answer["node"], former["node"], seconds),
         "connections": [
@@ -117,7 +123,16 @@ def _told(member: Member, answer: Answer, before: dict[NodeId, Answer]) -> Facts
             with_rates(facts, processes.get(facts.get("id"), {}), seconds)
             for facts in answer["processes"]
         ],
+        "streams": [
+            with_rates(facts, streams.get(_stream(facts), {}), seconds)
+            for facts in answer["streams"]
+        ],
     }
+
+
+def _stream(facts: Facts) -> tuple[Any, ...]:
+    """What tells one end of a stream from others of its node."""
+    return tuple(map(facts.get, ("peer", "number", "opened_here")))
 
 
 def with_rates(now: Facts, before: Facts, seconds: float) -> Facts:
@@ -151,9 +166,9 @@ def top(
     """Show what the nodes of a cluster do, or NODE alone, each second until Ctrl-C.
 
     Round-trip times, bytes and messages a second on each connection, what waits, and the busiest
-    processes.  When stdout is no terminal it is plain text, one look below the other; with
-    --json one object a line.  --timeout is for finding the cluster, and for each node's answer
-    with --once.
+    processes and streams.  When stdout is no terminal it is plain text, one look below the other;
+    with --json one object a line.  --timeout is for finding the cluster, and for each node's
+    answer with --once.
     """
     where = Where(cluster, tuple(seeds), mdns)
 

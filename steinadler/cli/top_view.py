@@ -1,7 +1,8 @@
-"""How `steinadler top` looks: three tables of what was seen, for 80 columns where names are short.
+"""How `steinadler top` looks: four tables of what was seen, for 80 columns where names are short.
 
-STALLED are channels without credit: senders wait there.  CUTS are resumptions.  RTT "cut" is a
-connection that is broken, or was not made yet.
+OUT, IN, MSG OUT and MSG IN are bytes and messages a second.  STRMS are open streams.  STALL are
+channels without credit: senders wait there.  CUTS are resumptions.  RTT "cut" is a connection that
+is broken, or was not made yet.
 
 What does not fit a screen is left out, least first: all of it is in `--json`, and a node by
 itself gets more room.
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _MOST_CONNECTIONS = 20
-_MOST_PROCESSES = 5  # of each node
-_MOST_PROCESSES_OF_ONE = 20
+_MOST = 5  # processes, and streams, of each node
+_MOST_OF_ONE = 20
 
-_TRAFFIC = ("OUT/s", "IN/s", "MSG OUT/s", "MSG IN/s")
+_TRAFFIC = ("OUT/s", "IN/s", "MSG OUT", "MSG IN")
 
 
 def view(seen: dict[str, Any], only: str | None) -> RenderableType:
@@ -35,7 +36,8 @@ def view(seen: dict[str, Any], only: str | None) -> RenderableType:
     parts: list[RenderableType] = [f"{count}, {seen['at']}", "", _nodes(nodes)]
     parts += [harmless(f"{node['name']}: {node['problem']}") for node in nodes if node["problem"]]
     told = [node for node in nodes if node["problem"] is None]
-    for rows in (_connections(told), _processes(told, only)):
+    most = _MOST if only is None else _MOST_OF_ONE
+    for rows in (_connections(told), _processes(told, most), _streams(told, most)):
         if rows is not None:
             parts += ["", rows]
     return Group(*parts, "")
@@ -69,20 +71,19 @@ def _connections(nodes: list[dict[str, Any]]) -> RenderableType | None:
     if len(found) > _MOST_CONNECTIONS:
         found.sort(key=lambda pair: -(_rate(pair[1], "bytes_sent") or 0))
         del found[_MOST_CONNECTIONS:]
-    columns = ("FROM", "TO", "RTT", *_TRAFFIC, "QUEUED", "STALLED", "CUTS")
+    columns = ("FROM", "TO", "RTT", *_TRAFFIC, "STRMS", "QUEUE", "STALL", "CUTS")
     rows = [
         (
             *(name, str(facts.get("node", "-")), _round_trip(facts), *_traffic(facts)),
-            *(_whole(facts, "messages_queued"), _whole(facts, "channels_without_credit")),
-            _whole(facts, "resumptions"),
+            *(_whole(facts, "streams"), _whole(facts, "messages_queued")),
+            *(_whole(facts, "channels_without_credit"), _whole(facts, "resumptions")),
         )
         for name, facts in found
     ]
     return table(columns, rows, numbers_from=2)
 
 
-def _processes(nodes: list[dict[str, Any]], only: str | None) -> RenderableType | None:
-    most = _MOST_PROCESSES if only is None else _MOST_PROCESSES_OF_ONE
+def _processes(nodes: list[dict[str, Any]], most: int) -> RenderableType | None:
     chosen = [
         facts
         for node in nodes
@@ -113,6 +114,40 @@ def _is_at_work(facts: dict[str, Any]) -> bool:
 
 def _busyness(facts: dict[str, Any]) -> tuple[float, int]:
     return _rate(facts, "messages_taken") or 0, facts.get("messages_waiting") or 0
+
+
+def _streams(nodes: list[dict[str, Any]], most: int) -> RenderableType | None:
+    """Those that carry something, as their openers see them where these tell."""
+    telling = {node["name"] for node in nodes}
+    rows = []
+    for node in nodes:
+        chosen = [
+            facts
+            for facts in node["streams"]
+            if any(_flow(facts)) and (facts.get("opened_here") or _name(facts) not in telling)
+        ]
+        chosen.sort(key=_flow, reverse=True)
+        rows += [
+            (
+                *(node["name"], _name(facts), f"#{facts.get('number', '-')}"),
+                facts.get("service") or "(objects)",
+                *(_size(_rate(facts, "bytes_sent")), _size(_rate(facts, "bytes_received"))),
+                _size(facts.get("bytes_waiting")),
+            )
+            for facts in chosen[:most]
+        ]
+    columns = ("NODE", "PEER", "STREAM", "SERVICE", "OUT/s", "IN/s", "WAITING")
+    return table(columns, rows, numbers_from=4) if rows else None
+
+
+def _name(facts: dict[str, Any]) -> str:
+    return str(getattr(facts.get("peer"), "name", "-"))
+
+
+def _flow(facts: dict[str, Any]) -> tuple[float, int]:
+    """How much a stream carries, and how much its reader leaves lying."""
+    carried = (_rate(facts, "bytes_sent") or 0) + (_rate(facts, "bytes_received") or 0)
+    return carried, facts.get("bytes_waiting") or 0
 
 
 def _traffic(facts: dict[str, Any]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from steinadler.cli.top import with_rates
 from steinadler.cli.top_view import view
+from steinadler.identity import NodeId
 
 TICKER = """
 import trio, steinadler
@@ -33,6 +34,19 @@ async def ticker(me):
 async def sink(me):
     async for message in me:
         pass
+
+async def drain(me):
+    async with await me.node.listen("drain").accept() as stream:
+        async for data in stream:
+            pass
+
+async def fill(me):
+    while "drain" not in me.node.services():
+        await me.node.wait_for_change()
+    async with await me.node.connect("drain@alice") as stream:
+        while True:
+            await stream.send_all(bytes(10_000))
+            await trio.sleep(0.02)
 """
 
 
@@ -41,8 +55,10 @@ async def working(steinadler: Steinadler) -> AsyncIterator[None]:
     """Two nodes, one of which sends to the other."""
     (steinadler.folder / "traffic.py").write_text(TICKER)
     async with (
-        steinadler.node("alice", "--app", "traffic:sink", "--app", "shop:deaf"),
-        steinadler.node("bob", "--app", "traffic:ticker") as bob,
+        steinadler.node(
+            *("alice", "--app", "traffic:sink", "--app", "shop:deaf", "--app", "traffic:drain")
+        ),
+        steinadler.node("bob", "--app", "traffic:ticker", "--app", "traffic:fill") as bob,
     ):
         with trio.fail_after(10):
             assert (await bob.next_event())["event"] == "up"
@@ -70,6 +86,17 @@ async def test_top_once_tells_what_flows(steinadler: Steinadler) -> None:
         assert alice["statistics"]["messages_received"] >= sink["messages_taken"] > 0
         assert seen["at"]
 
+        (here,), (there,) = bob["streams"], alice["streams"]
+        assert here["service"] == there["service"] == "drain"
+        assert here["opened_here"]
+        assert not there["opened_here"]
+        assert here["bytes_sent_per_s"] > 50_000
+        assert there["bytes_received_per_s"] > 50_000
+        assert link["streams"] == bob["statistics"]["streams"] == 1
+        assert bob["statistics"]["stream_bytes_sent_per_s"] > 50_000
+        offered = (await steinadler.ask("services", "--json")).json
+        assert offered == [{"name": "drain", "nodes": ["alice"]}]
+
         one = (await steinadler.ask("top", "bob", "--once", "--json")).json
         assert [node["name"] for node in one["nodes"]] == ["bob"]
         absent = await steinadler.ask("top", "dave", "--once", "--timeout", "0.5")
@@ -77,7 +104,7 @@ async def test_top_once_tells_what_flows(steinadler: Steinadler) -> None:
 
         text = (await steinadler.ask("top", "--once")).stdout
         assert "\x1b" not in text, "plain text where there is no terminal"
-        for word in ("NODE", "RTT", "TAKEN/s", "ticker", "sink", "2 members"):
+        for word in ("NODE", "RTT", "TAKEN/s", "ticker", "sink", "drain", "2 members"):
             assert word in text
 
 
@@ -141,6 +168,7 @@ def _look() -> dict[str, Any]:
     }
     link = {
         "node": "worker-02",
+        "streams": 1_204,
         "observer": False,
         "connected": True,
         "round_trip_s": 0.00123,
@@ -158,8 +186,25 @@ def _look() -> dict[str, Any]:
         "bytes_waiting": 1_035_621,
         "calls_owed": 3,
     }
+    stream = {
+        "peer": NodeId("worker-02", 1),
+        "number": 17,
+        "opened_here": True,
+        "service": "postgres",
+        "bytes_sent_per_s": 2_500.0,
+        "bytes_received_per_s": 98_000_000.0,
+        "bytes_waiting": 0,
+    }
+    idle = {"number": 18, "bytes_sent_per_s": 0.0, "bytes_received_per_s": 0.0}
     answered = {
         "problem": None,
+        "streams": [
+            stream | idle,
+            stream | {"number": 5, "opened_here": False, "peer": NodeId("worker-03", 1)},
+            stream | {"number": 6, "opened_here": False, "peer": NodeId("worker-01", 1)},
+            stream | idle | {"number": 4, "service": None, "bytes_waiting": 700_000},
+            stream,
+        ],
         "statistics": {"processes": 7, "connections": 2, **traffic},
         "connections": [link, {**link, "node": "worker-03", "connected": False}],
         "processes": [process],
@@ -178,14 +223,23 @@ def test_tables_fit_80_columns_and_say_what_matters() -> None:
     console = Console(width=80, record=True, file=io.StringIO(), markup=False)
     console.print(view(_look(), None))
     text = console.export_text()
-    words = [line.split() for line in text.splitlines()]
+    above, _, streams = text.partition(" PEER ")
+    words = [line.split() for line in above.splitlines()]
     assert ["worker-02:", "no", "answer", "within", "1", "s"] in words
     (line,) = [line for line in words if line[:2] == ["worker-01", "worker-02"]]
     assert line[2:6] == ["1.23", "ms", "123", "kB"]
-    assert line[-3:] == ["20", "1", "3"]
+    assert line[-4:] == ["1,204", "20", "1", "3"]
     (broken,) = [line for line in words if line[:2] == ["worker-01", "worker-03"]]
     assert broken[2] == "cut"
     assert ["#7@worker-01", "-", "?[2J", "10", "207", "1.0", "MB", "3"] in words
+    assert max(map(len, text.splitlines())) <= 80
+    assert [" ".join(line.split()) for line in streams.splitlines()] == [
+        "STREAM SERVICE OUT/s IN/s WAITING",
+        "worker-01 worker-03 #5 postgres 2.5 kB 98 MB 0 B",
+        "worker-01 worker-02 #17 postgres 2.5 kB 98 MB 0 B",
+        "worker-01 worker-02 #4 (objects) 0 B 0 B 700 kB",
+        "",
+    ], "each once, unless its opener does not tell; the idle one is left out"
     assert "\x1b" not in text, "nothing that a peer says reaches the terminal's ear"
 
 

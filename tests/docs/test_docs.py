@@ -184,6 +184,7 @@ COMMANDS = [
     "expose",
     "forward",
     "members",
+    "services",
     "whereis",
     "send",
     "call",
@@ -203,7 +204,7 @@ def test_the_reference_of_the_command_line_is_complete() -> None:
     assert set(re.findall(r"^### `steinadler (\w+(?: [a-z]+)?)", text, re.MULTILINE)) == written
     for command in written:
         section = re.split(r"^##", text.split(f"### `steinadler {command}", 1)[1], flags=re.M)[0]
-        if command in {"members", "whereis", "send", "call", "top"}:
+        if command in {"members", "services", "whereis", "send", "call", "top"}:
             section += text.split("### Options of", 1)[1].split("\n##", 1)[0]
         options = set(re.findall(r"--[a-z-]+", help_of(*command.split())))
         assert options - {"--help"} <= set(re.findall(r"--[a-z-]+", section)), command
@@ -249,6 +250,7 @@ def test_every_setting_is_explained_with_its_default(settings: type) -> None:
         ("`Node.statistics()`, counted", steinadler.NodeStatistics),
         ("`Node.connections()`, for", steinadler.ConnectionStatistics),
         ("`Node.processes()`, for", steinadler.ProcessStatistics),
+        ("`Node.stream_statistics()`, for", steinadler.StreamStatistics),
     ],
 )
 def test_every_figure_is_explained(heading: str, statistics: type) -> None:
