@@ -17,6 +17,8 @@ from steinadler.errors import ConfigError
 # instance name (RFC 6763 section 4.1.1: 63 bytes).
 _NODE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
 MAX_PROCESS_NAME_BYTES = 255
+# In place of a node: wherever in the cluster.
+ANY_NODE = "*"
 # The types that a node hosts travel in one of its labels, with commas between; so do services.
 _SERVICE = re.compile(r"[!-+.0-?A-~-]{1,255}\Z")
 _ENTITY_TYPE = re.compile(r"[!-+.0-~-]{1,255}\Z")
@@ -54,7 +56,7 @@ class ProcessId:
 
 @dataclass(frozen=True, slots=True)
 class ProcessName:
-    """A registered name; `node` is None for this node."""
+    """A registered name; `node` is None for this node, "*" for a name of the whole cluster."""
 
     name: str
     node: str | None = None
@@ -172,15 +174,13 @@ def check_service(name: str) -> str:
 
 
 def parse_destination(text: str) -> ProcessName:
-    """Read `"name"` or `"name@node"`; raise `ConfigError` for anything else."""
+    """Read `"name"`, `"name@node"` or `"name@*"`; raise `ConfigError` for anything else."""
     name, at, node = text.partition("@")
     check_process_name(name)
     if not at:
         return ProcessName(name)
-    if node == "*":
-        raise ConfigError(
-            f"{text!r}: cluster-wide names are not supported yet; name the node, as in '{name}@bob'"
-        )
+    if node == ANY_NODE:
+        return ProcessName(name, ANY_NODE)
     return ProcessName(name, check_node_name(node))
 
 

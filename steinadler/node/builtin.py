@@ -5,7 +5,8 @@ protocol of its own: credit, size limits, errors and cancellation are those of e
 
     $echo        answers with the request
     $info        answers with facts about the node
-    $names       ("whereis", name) -> ProcessId or None
+    $names       ("whereis", name) -> ProcessId or None; ("whereis_global", name) -> the same
+                 ("reserve", name, process) -> None, or who has that name of the cluster
     $statistics  ("statistics", count) -> what `Node.statistics`, `connections`,
                  `processes(count)` and `stream_statistics(count)` tell, by name of the field,
                  and the node's clock
@@ -29,7 +30,7 @@ import trio
 
 from steinadler.entity import service as entity_service
 from steinadler.errors import ConfigError, SteinadlerError
-from steinadler.identity import Address
+from steinadler.identity import Address, ProcessId
 from steinadler.process import Call, Exports, Process
 from steinadler.process.exports import ProcessFunction
 from steinadler.stream import service as stream_service
@@ -98,8 +99,15 @@ async def _names(me: Process, runtime: Runtime) -> None:
         match call.request:
             case ("whereis", str() as name):
                 call.reply(runtime.find_local(name))
+            case ("whereis_global", str() as name):
+                call.reply(runtime.naming.find(name))
+            case ("reserve", str() as name, ProcessId() as process) if process.node == call.caller:
+                call.reply(runtime.naming.reserve(name, process))
             case _:
-                raise ConfigError("$names understands ('whereis', name)")
+                raise ConfigError(
+                    "$names understands ('whereis', name), ('whereis_global', name) and "
+                    "('reserve', name, a process of the caller's node)"
+                )
 
     await _serve(me, answer)
 

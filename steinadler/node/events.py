@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import trio
 
+from steinadler.identity import ProcessId
 from steinadler.membership import Member
 
 # What a listener may leave unread before it loses the oldest events.
@@ -41,7 +42,19 @@ class EventsLost:
     count: int
 
 
-Event: TypeAlias = NodeUp | NodeDown | EventsLost
+@dataclass(frozen=True, slots=True)
+class NameConflict:
+    """Two processes had one name of the cluster, and `winner` keeps it; `loser` was told to exit.
+
+    The exception of the same name, in `steinadler.errors`, is what registering raises.
+    """
+
+    name: str
+    winner: ProcessId
+    loser: ProcessId
+
+
+Event: TypeAlias = NodeUp | NodeDown | NameConflict | EventsLost
 
 
 class EventStream(AsyncIterator[Event]):

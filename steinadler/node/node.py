@@ -22,6 +22,7 @@ from steinadler.entity.router import EntityRef
 from steinadler.entity.store import Store
 from steinadler.errors import ConfigError, NoSuchProcess
 from steinadler.identity import (
+    ANY_NODE,
     Address,
     Destination,
     EntityKey,
@@ -33,6 +34,7 @@ from steinadler.identity import (
 )
 from steinadler.membership import Member
 from steinadler.node.events import EventStream
+from steinadler.node.groups import Group
 from steinadler.node.runtime import Runtime
 from steinadler.node.spawning import Where, ask_spawners
 from steinadler.node.statistics import ConnectionStatistics, NodeStatistics
@@ -225,13 +227,43 @@ class Node:
         if self._processes.names.unregister(name) is None:
             raise NoSuchProcess(name)
 
+    async def register_global(self, name: str, process: ProcessId) -> None:
+        """Give a process of this node a name in the whole cluster: `"name@*"` is this process,
+        from anywhere, until it ends or `unregister_global`.
+
+        One process has it (N2): a member to which the name's hash points lets the first of several
+        claims pass.  Parts of a cluster that do not see each other may each have a holder; when
+        they meet, the oldest claim keeps the name everywhere, and the other process is told to
+        exit with "NameConflict: ..." (one that traps exits gets an `Exit`).  `events` tell both.
+
+        Raises `NameConflict` when another process has the name, `NoSuchProcess` when this one is
+        not alive here, `ConfigError` when it cannot be a name, or on an observer.  Cancelled, it
+        is not registered.
+        """
+        await self._runtime.naming.register(name, process)
+
+    def unregister_global(self, name: str) -> None:
+        """Take a cluster-wide name of this node's away.  Raises `NoSuchProcess` when none of its
+        processes has it."""
+        self._runtime.naming.unregister(name)
+
+    def group(self, name: str) -> Group:
+        """The group of that name: processes of the whole cluster that joined it."""
+        return Group(name, self._runtime.naming, self._router, self._runtime.rng)
+
     async def whereis(self, name: str) -> ProcessId | None:
-        """Which process has `"name"` here, or `"name@node"` there; None when none has.
+        """Which process has `"name"` here, `"name@node"` there, or `"name@*"` in the cluster; None
+        when none has.
 
         Raises `NodeDown`, `NodeClosed`.
         """
         where = self._router.resolve(name)
+        if isinstance(where, ProcessId):
+            await trio.lowlevel.checkpoint()
+            return where
         assert isinstance(where, ProcessName)
+        if where.node == ANY_NODE:
+            return await self._runtime.naming.whereis(where.name)
         if where.node in (None, self.name):
             await trio.lowlevel.checkpoint()
             self._peering.require_open()

@@ -58,7 +58,7 @@ from steinadler.transport.connections import Connections
 from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import Network, Role
 from steinadler.wire.handshake import Hello, Reject, RejectReason, decode_labels
-from steinadler.wire.session import Arrived, Event, GoodbyeReceived, Gossiped, Granted
+from steinadler.wire.session import Arrived, Event, GoodbyeReceived, Gossiped, Granted, RegistryTold
 
 logger = logging.getLogger("steinadler.node")
 
@@ -77,6 +77,7 @@ class Listener(Protocol):
     def node_updated(self, member: Member) -> None: ...
     def peer_lost(self, link: Link, reason: str) -> None: ...
     def arrived(self, link: Link, items: Arrived) -> None: ...
+    def registry_told(self, link: Link, data: bytes) -> None: ...
 
 
 class Peering:
@@ -392,6 +393,8 @@ class Peering:
                 case Gossiped(data):
                     # An observer asks for tables; the engine believes nothing that it says.
                     self._handle(Received(link.node, decode(data)))
+                case RegistryTold(data):
+                    self._listener.registry_told(link, data)
                 case GoodbyeReceived(reason):
                     self._say_farewell(link, reason)
                 case Granted():

@@ -24,9 +24,17 @@ from steinadler.errors import (
     ConfigError,
     MailboxFull,
     NodeDown,
+    NoSuchProcess,
     RemoteProtocolError,
 )
-from steinadler.identity import Destination, NodeId, ProcessId, ProcessName, parse_destination
+from steinadler.identity import (
+    ANY_NODE,
+    Destination,
+    NodeId,
+    ProcessId,
+    ProcessName,
+    parse_destination,
+)
 from steinadler.node.calls import Calls
 from steinadler.node.outlets import (
     CALL_ID,
@@ -91,6 +99,8 @@ class Router:
         self._peering = peering
         # Who takes the signals that are not about calls; `Watching` puts itself here.
         self.on_signal: Callable[[NodeId, Target, Signal], None] = _ignore
+        # Who knows the cluster-wide names; `Naming` puts itself here.
+        self.find_global: Callable[[str], ProcessId | None] = _unknown
         # Who takes what concerns streams; the node puts it here.
         self.on_stream_items: Callable[[Link, Arrived], None] = _ignore
         self.on_stream_signal: Callable[[NodeId, StreamStop | StreamAbort], None] = _ignore
@@ -104,18 +114,30 @@ class Router:
     # -- routes -------------------------------------------------------------------------------
 
     def resolve(self, destination: Destination) -> ProcessId | ProcessName:
-        """Read a destination; raise `ConfigError` when it is none."""
+        """Read a destination; a cluster-wide name that somebody has becomes the process.
+
+        Raises `ConfigError` when it is none.
+        """
         if isinstance(destination, str):
-            return parse_destination(destination)
+            destination = parse_destination(destination)
         if not isinstance(destination, (ProcessId, ProcessName)):
             raise ConfigError(f"{destination!r} is not a destination: give a ProcessId or a name")
+        if isinstance(destination, ProcessName) and destination.node == ANY_NODE:
+            return self.find_global(destination.name) or destination
         return destination
 
     def outlet(self, destination: Destination) -> Outlet:
-        """The way to a destination.  Raises `NodeDown`, `NodeClosed`, `ConfigError`."""
+        """The way to a destination.
+
+        Raises `NodeDown`, `NodeClosed`, `ConfigError`, and `NoSuchProcess` for a cluster-wide name
+        that nobody has.
+        """
         outlet = self._outlets.get(destination)
         if outlet is None:
-            outlet = self._find_outlet(self.resolve(destination))
+            where = self.resolve(destination)
+            if isinstance(where, ProcessId) and where != destination:
+                return self.outlet(where)  # the name may be another's the next time
+            outlet = self._find_outlet(where)
             if len(self._outlets) >= _MAX_OUTLETS:
                 self._outlets.clear()
             self._outlets[destination] = outlet
@@ -128,6 +150,8 @@ class Router:
     def _find_outlet(self, where: ProcessId | ProcessName) -> Outlet:
         self._peering.require_open()
         if isinstance(where, ProcessName):
+            if where.node == ANY_NODE:
+                raise NoSuchProcess(where)
             target: Target = ToName(where.name)
             if where.node in (None, self._node.name):
                 return self._local_outlet(where, target)
@@ -282,6 +306,10 @@ class Router:
             if isinstance(outlet, LocalOutlet) or outlet.link is not link
         }
         self.calls.peer_lost(link.node, reason)
+
+
+def _unknown(name: str) -> None:
+    """Nobody has a name yet."""
 
 
 def _ignore(*_: object) -> None:

@@ -29,6 +29,7 @@ from steinadler.identity import Address, Destination, NodeId, ProcessId, check_p
 from steinadler.membership import Member
 from steinadler.node import builtin
 from steinadler.node.events import EventHub, NodeDown, NodeUp
+from steinadler.node.naming import Naming
 from steinadler.node.peering import Peering
 from steinadler.node.router import Router
 from steinadler.node.statistics import Gauges
@@ -78,6 +79,7 @@ class Runtime:
         self.exports = exports
         self.addresses: tuple[Address, ...] = ()
         self._config = config
+        self.rng = rng
         self.hub = EventHub()
         self.peering = Peering(network, id_, tuple(sorted(labels.items())), config, rng, self)
         self.processes = Processes(id_, config.mailbox_bytes)
@@ -93,6 +95,17 @@ class Runtime:
         self.post = self.router.post
         self.members = self.peering.members
         self.watching = Watching(id_, self.processes, self.router)
+        self.naming = Naming(
+            id_,
+            network.identity.role,
+            self.processes,
+            self.peering,
+            self.hub,
+            self.router.call,
+            rng,
+            wall_clock,
+        )
+        self.router.find_global = self.naming.find
         self.streams = Streams(self, codec, config.streams, config.mailbox_bytes, rng)
         self.router.on_stream_items = self.streams.table.arrived
         self.router.on_stream_signal = self.streams.table.signalled
@@ -136,6 +149,7 @@ class Runtime:
     def process_ended(self, process: Process, reason: str, result: outcome.Outcome[Any]) -> None:
         # The name is free before anybody hears of the end (N1).
         self.processes.remove(process, result)
+        self.naming.process_ended(process.id)
         self.router.process_ended(process, reason)
         self.watching.process_ended(process, reason)
 
@@ -182,10 +196,12 @@ class Runtime:
     # -- what peering tells (`node.peering.Listener`) ------------------------------------------
 
     def node_up(self, member: Member) -> None:
+        self.naming.member_up(member.node)
         self.entities.members_changed()
         self.hub.publish(NodeUp(member))
 
     def node_down(self, member: Member, reason: str) -> None:
+        self.naming.member_down(member.node)
         self.entities.members_changed()
         self.hub.publish(NodeDown(member, reason))
 
@@ -200,6 +216,9 @@ class Runtime:
 
     def arrived(self, link: Link, items: Arrived) -> None:
         self.router.arrived(link, items)
+
+    def registry_told(self, link: Link, data: bytes) -> None:
+        self.naming.received(link, data)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -219,6 +238,7 @@ class Runtime:
                 await nursery.start(self._run_processes)
                 await nursery.start(self._run_entities)
                 await nursery.start(self._run_streams)
+                await nursery.start(self._run_naming)
                 builtin.start_all(self, self._config.max_processes)
                 self.addresses = await nursery.start(self.peering.run, host, port)
                 for source in sources():
@@ -245,6 +265,9 @@ class Runtime:
 
     async def _run_streams(self, *, task_status: trio.TaskStatus[None]) -> None:
         await self.streams.run(task_status=task_status)
+
+    async def _run_naming(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await self.naming.run(task_status=task_status)
 
     async def _close(self) -> None:
         self.streams.close()

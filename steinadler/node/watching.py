@@ -14,8 +14,8 @@ import trio
 
 from steinadler.delivery import LinkTable, MonitorsHeld, MonitorsOfUs
 from steinadler.delivery.monitors import Held, Watcher
-from steinadler.errors import NodeDown, RemoteProtocolError
-from steinadler.identity import Destination, NodeId, ProcessId, ProcessName
+from steinadler.errors import NodeDown, NoSuchProcess, RemoteProtocolError
+from steinadler.identity import ANY_NODE, Destination, NodeId, ProcessId, ProcessName
 from steinadler.node.router import Router
 from steinadler.process.messages import Down
 from steinadler.process.process import Process
@@ -123,7 +123,7 @@ class Watching:
         """Hold a monitor.  Also return whom to ask the node about; None when it is down."""
         try:
             outlet = self._router.outlet(destination)
-        except NodeDown:
+        except (NodeDown, NoSuchProcess):
             return self._held.add(_nowhere(destination), watcher, destination), None
         self._router.require_room(outlet.node)
         held = self._held.add(outlet.node, watcher, destination)
@@ -138,7 +138,10 @@ class Watching:
     def _ask(self, held: Held, target: int | str | None) -> None:
         if target is None:
             self._held.remove(held.reference)
-            self._fire(held, NO_CONNECTION, None)
+            unknown = isinstance(held.destination, ProcessName) and (
+                held.destination.node == ANY_NODE
+            )
+            self._fire(held, NO_PROCESS if unknown else NO_CONNECTION, None)
         else:
             request = MonitorRequest(held.reference, target, held.watcher)
             self._router.post(held.node, CONTROL, request)

@@ -20,20 +20,20 @@ from steinadler.wire import plain
 
 @dataclass(frozen=True, slots=True)
 class NameEntry:
-    """A process has a name, as of `version` of its node; `claimed_us` decides conflicts."""
+    """A process has the name `text`, as of its node's `version`; `claimed_us` decides conflicts."""
 
     version: int
-    name: str
+    text: str
     number: int
     claimed_us: int
 
 
 @dataclass(frozen=True, slots=True)
 class GroupEntry:
-    """A process is in a group, as of `version` of its node."""
+    """A process is in the group `text`, as of `version` of its node."""
 
     version: int
-    group: str
+    text: str
     number: int
 
 
@@ -90,6 +90,9 @@ class Update:
     latest: int
     entries: tuple[Entry, ...]
 
+
+# How many nodes' versions fit one message, which is to fit a frame.
+VERSIONS_TOGETHER = 150
 
 Message: TypeAlias = Summary | Versions | Want | Update
 

@@ -32,6 +32,7 @@ from typing import TypeAlias, assert_never
 from steinadler.errors import RemoteProtocolError
 from steinadler.identity import NodeId, ProcessId
 from steinadler.registry.messages import (
+    VERSIONS_TOGETHER,
     Entry,
     GroupEntry,
     Message,
@@ -255,7 +256,11 @@ class Registry:
             case Summary(digest):
                 if digest == self._digest():
                     return []
-                return [Tell(sender, Versions(tuple(self._versions())))]
+                versions = self._versions()
+                return [
+                    Tell(sender, Versions(tuple(versions[start : start + VERSIONS_TOGETHER])))
+                    for start in range(0, len(versions), VERSIONS_TOGETHER)
+                ]
             case Versions(versions):
                 return self._compared(sender, versions)
             case Want(origin, version, started):
@@ -365,6 +370,8 @@ class Registry:
 
     def _settle(self, name: str, changed: NodeId, effects: list[Effect]) -> None:
         """Something changed about a name at one node: who has it now?"""
+        if name in self._reserved and self._reserved[name][0].node == changed:
+            del self._reserved[name]  # the claim that was let pass has arrived, or is over
         claims = self._contested.get(name, set())
         if name in self._holders:
             claims = claims | {self._holders[name]}

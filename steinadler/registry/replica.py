@@ -22,8 +22,9 @@ from steinadler.registry.messages import Entry, GroupEntry, NameEntry, Removal, 
 
 # Of removals that are remembered: a peer further behind gets everything once more.
 LOG_LENGTH = 4096
-# How many entries travel together: about 30 KiB.
-UPDATE_ENTRIES = 512
+# How much travels together: what fits a frame, whatever numbers its entries have.
+UPDATE_BYTES = 15_000
+_ENTRY_BYTES = 34  # beside its text
 
 # What was added: a name, or a group and the number of a process.
 _Key: TypeAlias = str | tuple[str, int]
@@ -104,7 +105,8 @@ class Replica:
         base = version if max(version, started) >= self.started else 0
         start = bisect_right(self._added_at, base)
         entries: list[Entry] = []
-        while start < len(self._added) and len(entries) <= UPDATE_ENTRIES:
+        most = UPDATE_BYTES // _ENTRY_BYTES
+        while start < len(self._added) and len(entries) <= most:
             entry = self._entry(self._added_at[start], self._added[start])
             if entry is not None:
                 entries.append(entry)
@@ -112,9 +114,9 @@ class Replica:
         if base:  # whoever starts anew has nothing to remove
             entries += [removal for removal in self._log if removal.version > base]
             entries.sort(key=lambda entry: entry.version)
-        more = len(entries) > UPDATE_ENTRIES
-        del entries[UPDATE_ENTRIES:]
-        last = entries[-1].version if more else self.version
+        fitting = _fitting(entries)
+        last = entries[fitting - 1].version if fitting < len(entries) else self.version
+        del entries[fitting:]
         return Update(self.origin, base, last, self.version, tuple(entries))
 
     def _entry(self, version: int, key: _Key) -> Entry | None:
@@ -145,3 +147,13 @@ class Replica:
         self._log.append(removal)
         if len(self._log) > LOG_LENGTH:
             self.started = self._log.popleft().version
+
+
+def _fitting(entries: list[Entry]) -> int:
+    """How many of the entries fit one update."""
+    room = UPDATE_BYTES
+    for count, entry in enumerate(entries):
+        room -= len(entry.text.encode()) + _ENTRY_BYTES
+        if room < 0:
+            return count
+    return len(entries)

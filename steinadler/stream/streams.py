@@ -223,9 +223,7 @@ class Streams:
 
     def offering(self, service: str) -> list[NodeId]:
         """The members that offer a service."""
-        return [
-            member.node for member in self._cluster.members() if service in services_of(member)
-        ]
+        return [member.node for member in self._cluster.members() if service in services_of(member)]
 
     def services(self) -> dict[str, tuple[Member, ...]]:
         """See `Node.services`."""

@@ -110,9 +110,7 @@ class StreamTable:
         """How many streams arrive from a peer."""
         return self._inlets_of[peer]
 
-    def new_sending(
-        self, peer: NodeId, target: ToStream, service: str | None = None
-    ) -> SendingEnd:
+    def new_sending(self, peer: NodeId, target: ToStream, service: str | None = None) -> SendingEnd:
         """Make the end from which something will be sent, once it has an outlet."""
         sending = SendingEnd(peer, target, self.remove_sending)
         sending.service = service

@@ -47,6 +47,7 @@ class FrameType(IntEnum):
     ACKNOWLEDGE = 0x03
     GOSSIP = 0x04
     GOODBYE = 0x05
+    REGISTRY = 0x46  # who does not know it passes it over
     OPEN = 0x81
     CLOSE = 0x82
     CREDIT = 0x83

@@ -31,6 +31,13 @@ class Gossiped:
 
 
 @dataclass(frozen=True, slots=True)
+class RegistryTold:
+    """A message of the registry."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Granted:
     """A channel has credit again; whoever waits for it may go on."""
 
@@ -44,7 +51,7 @@ class GoodbyeReceived:
     reason: str
 
 
-Event: TypeAlias = Arrived | Gossiped | Granted | GoodbyeReceived
+Event: TypeAlias = Arrived | Gossiped | RegistryTold | Granted | GoodbyeReceived
 
 
 @dataclass(slots=True)

@@ -40,6 +40,7 @@ from steinadler.wire.reports import (
     GoodbyeReceived,
     Gossiped,
     Granted,
+    RegistryTold,
     SessionCounters,
     SessionLevels,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "Gossiped",
     "Granted",
     "PeerLimits",
+    "RegistryTold",
     "Session",
     "SessionCounters",
     "SessionLevels",
@@ -124,18 +126,19 @@ class Session:
 
     # -- sending ------------------------------------------------------------------------------
 
-    def gossip(self, data: bytes) -> None:
-        """Send a membership message once, on this connection or not at all.
+    def gossip(self, data: bytes, type_: FrameType = FrameType.GOSSIP) -> None:
+        """Send a message of membership, or of the registry (REGISTRY), once: on this connection or
+        not at all.
 
         Dropped while MAX_GOSSIP_BYTES of them wait to be written.
         """
         if len(data) > MAX_PAYLOAD_BYTES:
-            raise LocalProtocolError(f"a membership message of {len(data)} bytes")
+            raise LocalProtocolError(f"gossip of {len(data)} bytes")
         self._gossip_bytes += len(data) + ITEM_OVERHEAD_BYTES
         if self._gossip_bytes > MAX_GOSSIP_BYTES:
             self._gossip_bytes -= len(data) + ITEM_OVERHEAD_BYTES
             return
-        self._unnumbered.append(encode_frame(FrameType.GOSSIP, payload=data))
+        self._unnumbered.append(encode_frame(type_, payload=data))
 
     def goodbye(self, reason: str) -> None:
         """Tell the peer that this node leaves for good."""
@@ -273,6 +276,8 @@ class Session:
                 self._sending.acknowledged(frame.sequence)
             case FrameType.GOSSIP:
                 events.append(Gossiped(frame.payload))
+            case FrameType.REGISTRY:
+                events.append(RegistryTold(frame.payload))
             case FrameType.GOODBYE:
                 events.append(
                     GoodbyeReceived(frame.payload[:MAX_GOODBYE_BYTES].decode(errors="replace"))

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from steinadler.identity import NodeId
 from steinadler.registry import replica as module
 from steinadler.registry.messages import Update, decode, encode
-from steinadler.registry.replica import LOG_LENGTH, UPDATE_ENTRIES, Replica
+from steinadler.registry.replica import LOG_LENGTH, Replica
+from steinadler.wire.frames import MAX_PAYLOAD_BYTES
 
 ORIGIN = NodeId("origin", 1)
 NAMES = [f"name{n}" for n in range(6)]
@@ -68,20 +69,25 @@ def test_whoever_asks_has_the_same(steps: list[tuple[str, int]]) -> None:
 
 
 def test_much_comes_in_pieces_each_once() -> None:
+    """Each piece fits a frame, whatever the names are and however large the numbers."""
     origin = Replica(ORIGIN)
-    for n in range(3 * UPDATE_ENTRIES + 7):
-        origin.add_name(f"n{n}", n + 1, n)
+    origin.version = 2**62
+    for n in range(2000):
+        origin.add_name(f"{n}" + "\N{EARTH GLOBE EUROPE-AFRICA}" * (n % 50), 2**63 + n, 2**63 + n)
+        origin.add_to_group(f"group{n % 7}", 2**63 + n)
     pieces: list[Update] = []
     near = catch_up(Replica(ORIGIN), origin, pieces)
     assert held(near) == held(origin)
-    assert [len(piece.entries) for piece in pieces] == [UPDATE_ENTRIES] * 3 + [7]
-    assert max(len(encode(piece)) for piece in pieces) < 32 * 1024
+    assert sum(len(piece.entries) for piece in pieces) == 4000
+    sizes = [len(encode(piece)) for piece in pieces]
+    assert max(sizes) <= MAX_PAYLOAD_BYTES
+    assert sum(sizes) / len(sizes) > MAX_PAYLOAD_BYTES / 2
 
 
 def test_who_was_away_for_longer_than_the_log_starts_anew_and_finishes() -> None:
     """What was removed meanwhile is gone there too, however long ago, and while it comes."""
     origin = Replica(ORIGIN)
-    for n in range(2 * UPDATE_ENTRIES):
+    for n in range(1500):
         origin.add_name(f"kept{n}", n + 1, n)
     origin.add_name("gone", 9999, 0)
     near = catch_up(Replica(ORIGIN), origin)

@@ -1,0 +1,100 @@
+"""`Group`: the processes of the cluster that joined under one name (OTP's `pg`)."""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+from typing import Any
+
+import trio
+
+from steinadler.errors import MailboxFull, NodeDown, NoSuchProcess
+from steinadler.identity import ProcessId
+from steinadler.node.naming import Naming
+from steinadler.node.router import Router
+
+
+class Group:
+    """A handle on a group; made by `Node.group`, and of any number.
+
+    A group is there as long as it has members; a process that ends has left.  What other nodes'
+    processes do arrives a moment later, and after a partition once both sides have met (N3).
+    """
+
+    def __init__(self, name: str, naming: Naming, router: Router, rng: random.Random) -> None:
+        self.name = name
+        self._naming = naming
+        self._router = router
+        self._rng = rng
+
+    def __repr__(self) -> str:
+        return f"<Group {self.name!r} of {len(self.members())}>"
+
+    def join(self, process: ProcessId) -> None:
+        """Put a process of this node in.  Once is enough: doing it again changes nothing.
+
+        Raises `NoSuchProcess` when it is not alive here, `ConfigError` when the group's name is
+        none.
+        """
+        self._naming.join(self.name, process)
+
+    def leave(self, process: ProcessId) -> None:
+        """Take a process of this node out; nothing happens when it is not in."""
+        self._naming.leave(self.name, process)
+
+    def members(self) -> list[ProcessId]:
+        """The processes that are in it, by node and number."""
+        return self._naming.registry.members_of(self.name)
+
+    def local_members(self) -> list[ProcessId]:
+        """Those of this node."""
+        me = self._naming.me
+        return [process for process in self.members() if process.node == me]
+
+    async def send(self, message: object, *, local: bool = False) -> int:
+        """Send a message to each member, or to those of this node; return to how many.
+
+        Waits for the credit of all of them at the same time, so that a slow one delays no other.
+        One whose node goes down meanwhile is passed over.  Raises `NotEncodable`, and
+        `MessageTooLarge`.  Cancelled, some may have got it.
+        """
+        members = self.local_members() if local else self.members()
+        waiting = []
+        for process in members:
+            try:
+                self._router.send_nowait(process, message)
+            except MailboxFull:
+                waiting.append(process)
+            except NodeDown:
+                continue
+        if not waiting:
+            await trio.lowlevel.checkpoint()
+            return len(members)
+        async with trio.open_nursery() as nursery:
+            for process in waiting:
+                nursery.start_soon(self._send, process, message)
+        return len(members)
+
+    async def _send(self, process: ProcessId, message: object) -> None:
+        with suppress(NodeDown):
+            await self._router.send(process, message)
+
+    def pick(self) -> ProcessId:
+        """One member: of this node if there is one, else any; at random.
+
+        Raises `NoSuchProcess` when it has none.
+        """
+        members = self.local_members() or self.members()
+        if not members:
+            raise NoSuchProcess(f"group {self.name!r}")
+        return self._rng.choice(members)
+
+    async def send_one(self, message: object) -> ProcessId:
+        """Send a message to one member (`pick`), and return which."""
+        process = self.pick()
+        await self._router.send(process, message)
+        return process
+
+    async def call_one(self, request: object) -> Any:
+        """Call one member (`pick`).  Raises what `Node.call` raises; never tried at another."""
+        return await self._router.call(self.pick(), request)

@@ -1,0 +1,211 @@
+"""Cluster-wide names and groups of one node: the registry's hands and ears.
+
+    register_global ---> the arbiter's $names: may it?  ---> own replica
+    a change            --> news, in the next turn of the scheduler   --+
+    now and then        --> compare, with one member                  --+--> links, as gossip
+    a member up, down   --> what the engine makes of it               --+
+    NameLost            --> the process is told to exit, and events tell everybody
+
+What travels is dropped with a broken connection, as membership's gossip is: comparing finds it.
+Reliable messages were refused for it, because a member that does not read would hold up the rest,
+or make their queues grow.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any, assert_never
+
+import trio
+
+from steinadler.errors import ConfigError, NameConflict, NodeDown, NoSuchProcess
+from steinadler.identity import (
+    Destination,
+    NodeId,
+    ProcessId,
+    ProcessName,
+    check_process_name,
+)
+from steinadler.node.events import EventHub
+from steinadler.node.events import NameConflict as NameConflictEvent
+from steinadler.node.peering import Peering
+from steinadler.process.table import Processes
+from steinadler.registry import Effect, NameLost, NameSettled, Registry, Tell
+from steinadler.registry.messages import Summary, Want, decode, encode
+from steinadler.transport.link import Link
+from steinadler.transport.network import Role
+from steinadler.wire.frames import FrameType
+
+# Every member compares with another one at random about so often.
+COMPARE_INTERVAL_S = 2.0
+
+
+class Naming:
+    """Names and groups of the whole cluster, at one node."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        role: Role,
+        processes: Processes,
+        peering: Peering,
+        hub: EventHub,
+        call: Callable[[Destination, object], Any],
+        rng: random.Random,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.me = me
+        self._role = role
+        self._processes = processes
+        self._peering = peering
+        self._hub = hub
+        self._call = call
+        self._rng = rng
+        self._clock = clock
+        self._changed = trio.Event()
+        self.registry = Registry(me, rng)
+        self.find = self.registry.find
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Tell what changes, and compare, until cancelled."""
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._compare)
+            while True:
+                await self._changed.wait()
+                self._changed = trio.Event()
+                self._carry_out(self.registry.news())
+
+    async def _compare(self) -> None:
+        while True:
+            await trio.sleep(COMPARE_INTERVAL_S * self._rng.uniform(0.75, 1.25))
+            self._carry_out(self.registry.compare())
+
+    # -- names --------------------------------------------------------------------------------
+
+    async def register(self, name: str, process: ProcessId) -> None:
+        """See `Node.register_global`."""
+        self._require_ours(process)
+        check_process_name(name)
+        if name.startswith("$"):
+            raise ConfigError(f"{name!r}: names that begin with '$' belong to the runtime")
+        other = await self._ask_arbiter(name, process)
+        if other is not None and other != process:
+            raise NameConflict(
+                f"the name {name!r} belongs to {other} in the whole cluster; "
+                "unregister it there first, or choose another"
+            )
+        self._require_ours(process)  # it may have ended meanwhile
+        self._carry_out(
+            self.registry.register(name, process.number, int(self._clock() * 1_000_000))
+        )
+        self._changed.set()
+
+    async def _ask_arbiter(self, name: str, process: ProcessId) -> ProcessId | None:
+        """Who has the name already, or is just about to."""
+        while True:
+            arbiter = self._arbiter(name)
+            if arbiter == self.me.name:
+                await trio.lowlevel.checkpoint()
+                return self.reserve(name, process)
+            try:
+                found = await self._call(ProcessName("$names", arbiter), ("reserve", name, process))
+            except NodeDown:
+                await trio.lowlevel.checkpoint()
+                continue  # it was the arbiter a moment ago: another one is now
+            return found if isinstance(found, ProcessId) else None
+
+    def reserve(self, name: str, process: ProcessId) -> ProcessId | None:
+        """As the arbiter: let `process` have the name, or say who has it."""
+        return self.registry.reserve(name, process, trio.current_time())
+
+    def _arbiter(self, name: str) -> str:
+        members = [member.node.name for member in self._peering.members()] or [self.me.name]
+        return max(members, key=lambda node: (_score(node, name), node))
+
+    def unregister(self, name: str) -> None:
+        """See `Node.unregister_global`."""
+        if self.registry.unregister(name) is None:
+            raise NoSuchProcess(f"{name}@{self.me.name}")
+        self._changed.set()
+
+    async def whereis(self, name: str) -> ProcessId | None:
+        """Whose the name is; an observer, which holds nothing, asks a member."""
+        if self._role is not Role.OBSERVER:
+            await trio.lowlevel.checkpoint()
+            return self.find(name)
+        members = self._peering.members()
+        if not members:
+            raise NodeDown("*", "no member is connected")
+        arbiter = self._arbiter(name)
+        found = await self._call(ProcessName("$names", arbiter), ("whereis_global", name))
+        return found if isinstance(found, ProcessId) else None
+
+    # -- groups -------------------------------------------------------------------------------
+
+    def join(self, group: str, process: ProcessId) -> None:
+        """Put a process of this node into a group."""
+        self._require_ours(process)
+        check_process_name(group)
+        self.registry.join(group, process.number)
+        self._changed.set()
+
+    def leave(self, group: str, process: ProcessId) -> None:
+        """Take it out again."""
+        self.registry.leave(group, process.number)
+        self._changed.set()
+
+    def process_ended(self, process: ProcessId) -> None:
+        """It has names no more, and is in no group."""
+        self.registry.process_ended(process.number)
+        if self.registry.has_news:
+            self._changed.set()
+
+    def _require_ours(self, process: ProcessId) -> None:
+        if self._role is Role.OBSERVER:
+            raise ConfigError("an observer is no member: its processes have no name in the cluster")
+        if process.node != self.me or self._processes.by_number(process.number) is None:
+            raise NoSuchProcess(process)
+
+    # -- members ------------------------------------------------------------------------------
+
+    def member_up(self, node: NodeId) -> None:
+        self._carry_out(self.registry.member_up(node))
+
+    def member_down(self, node: NodeId) -> None:
+        self._carry_out(self.registry.member_down(node))
+
+    def received(self, link: Link, data: bytes) -> None:
+        """A peer's message.  Raises `RemoteProtocolError` for what is none."""
+        message = decode(data)
+        if message is None:
+            return
+        if link.role is Role.OBSERVER and not isinstance(message, (Summary, Want)):
+            return  # it may ask, and has nothing to tell
+        self._carry_out(self.registry.received(link.node, message))
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Tell(to, message):
+                    link = self._peering.connections.link(to)
+                    if link is not None and link.connected:
+                        link.session.gossip(encode(message), FrameType.REGISTRY)
+                        link.flush()
+                case NameLost(name, number, winner):
+                    self._changed.set()
+                    process = self._processes.by_number(number)
+                    if process is not None:
+                        reason = f"NameConflict: the name {name!r} belongs to {winner}"
+                        process.exit_signal(winner, reason, linked=False)
+                case NameSettled(name, winner, loser):
+                    self._hub.publish(NameConflictEvent(name, winner, loser))
+                case _:
+                    assert_never(effect)
+
+
+def _score(node: str, name: str) -> bytes:
+    return blake2b(f"{node}\0{name}".encode(), digest_size=8).digest()

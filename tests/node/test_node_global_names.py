@@ -1,0 +1,228 @@
+"""Names and groups of the whole cluster, on real nodes (N2, N3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+
+import steinadler
+import steinadler.testing
+from steinadler import (
+    Call,
+    ConfigError,
+    Down,
+    Exit,
+    NameConflict,
+    Node,
+    NoSuchProcess,
+    Process,
+    ProcessName,
+)
+
+
+async def echo(me: Process) -> None:
+    async for message in me:
+        match message:
+            case Call(request):
+                message.reply((me.id, request))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what no event tells of."""
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.002)
+
+
+@pytest.fixture
+async def three(nodes: Any) -> list[Node]:
+    opened: list[Node] = await nodes.open_all("alice", "bob", "carol")
+    return opened
+
+
+async def known(nodes: list[Node], name: str) -> None:
+    await until(lambda: all(node._runtime.naming.find(name) for node in nodes))
+
+
+async def test_a_name_of_the_cluster_leads_to_its_process_from_anywhere(three: list[Node]) -> None:
+    """Calls, messages, monitors and `whereis` take "name@*" as they take any destination."""
+    alice, bob, carol = three
+    boss = bob.spawn(echo)
+    with trio.fail_after(10):
+        await bob.register_global("boss", boss)
+        await known(three, "boss")
+        for node in three:
+            assert await node.call("boss@*", 1) == (boss, 1)
+            assert await node.whereis("boss@*") == boss
+        await alice.send("boss@*", "hello")
+        async with carol.monitor("boss@*") as down:
+            assert await carol.call("boss@*", 2) == (boss, 2)
+            bob.exit(boss)
+            assert (await down.wait()).reason == "shutdown"
+        await until(lambda: not any(node._runtime.naming.find("boss") for node in three))
+        with pytest.raises(NoSuchProcess):
+            await alice.call("boss@*", 1)
+        with pytest.raises(NoSuchProcess):
+            await alice.send("boss@*", 1)
+        assert await alice.whereis("boss@*") is None
+        async with carol.monitor("boss@*") as down:
+            assert await down.wait() == Down(ProcessName("boss", "*"), "noproc", down.reference)
+
+
+async def test_one_process_has_a_name_of_the_cluster(three: list[Node]) -> None:
+    """N2: of many claims at the same time one is let pass, and the others are told whose it is."""
+    refused: list[str] = []
+    held: list[Node] = []
+
+    async def claim(node: Node) -> None:
+        try:
+            await node.register_global("boss", node.spawn(echo))
+        except NameConflict as error:
+            refused.append(str(error))
+        else:
+            held.append(node)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for node in three * 3:
+                nursery.start_soon(claim, node)
+    assert len(held) == 1
+    assert len(refused) == 8
+    assert all(f"@{held[0].name} in the whole cluster" in text for text in refused)
+
+
+async def test_a_name_is_freed_when_its_holder_ends_or_gives_it_up(three: list[Node]) -> None:
+    alice, bob, carol = three
+    with trio.fail_after(10):
+        first = alice.spawn(echo)
+        await alice.register_global("boss", first)
+        await alice.register_global("boss", first)
+        alice.unregister_global("boss")
+        with pytest.raises(NoSuchProcess):
+            alice.unregister_global("boss")
+        await until(lambda: not any(node._runtime.naming.find("boss") for node in three))
+        second = bob.spawn(echo)
+        await bob.register_global("boss", second)
+        await known(three, "boss")
+        assert await carol.whereis("boss@*") == second
+
+
+async def test_what_cannot_be_registered(three: list[Node]) -> None:
+    alice, bob, _ = three
+    process = alice.spawn(echo)
+    with trio.fail_after(10):
+        for wrong in ("", "a@b", "\n", "$boss", "x" * 256):
+            with pytest.raises(ConfigError):
+                await alice.register_global(wrong, process)
+        with pytest.raises(NoSuchProcess):
+            await bob.register_global("boss", process)
+        with pytest.raises(ConfigError):
+            alice.group("").join(process)
+
+
+async def test_a_group_is_all_that_joined_it(three: list[Node]) -> None:
+    """N3: everybody, the local ones, one of them; and whoever ends or leaves is out."""
+    alice, bob, carol = three
+    got: list[tuple[str, Any]] = []
+
+    async def worker(me: Process) -> None:
+        async for message in me:
+            if isinstance(message, Call):
+                message.reply(me.id)
+            else:
+                got.append((me.id.node.name, message))
+
+    workers = [node.spawn(worker) for node in three for _ in range(2)]
+    by_node = {node.id: node for node in three}
+    for process in workers:
+        by_node[process.node].group("workers").join(process)
+    with trio.fail_after(10):
+        group = carol.group("workers")
+        await until(lambda: len(group.members()) == 6)
+        assert group.members() == sorted(workers)
+        assert await group.send("all") == 6
+        assert await group.send("local", local=True) == 2
+        assert await group.send_one("one") in group.local_members()
+        await until(lambda: len(got) == 9)
+        assert sorted(got) == sorted(
+            [(node.name, "all") for node in three for _ in range(2)]
+            + [("carol", "local")] * 2
+            + [("carol", "one")]
+        )
+        assert await group.call_one("who") in group.local_members()
+        for process in workers[4:]:
+            group.leave(process)
+        alice.exit(workers[0])
+        await until(lambda: bob.group("workers").members() == workers[1:4])
+        assert await group.call_one("who") in workers[1:4]
+        with pytest.raises(NoSuchProcess):
+            carol.group("nobody").pick()
+        assert await carol.group("nobody").send("hello") == 0
+
+
+async def test_a_node_that_leaves_takes_its_names_along(nodes: Any, three: list[Node]) -> None:
+    alice, bob, _ = three
+    with trio.fail_after(10):
+        boss = bob.spawn(echo)
+        await bob.register_global("boss", boss)
+        bob.group("workers").join(boss)
+        await known(three, "boss")
+        await until(lambda: alice.group("workers").members() == [boss])
+        await nodes.close(bob)
+        await until(lambda: alice.group("workers").members() == [])
+        assert await alice.whereis("boss@*") is None
+        again = await nodes.open("bob")
+        await again.wait_for_members(3)
+        other = again.spawn(echo)
+        await again.register_global("boss", other)
+        await until(lambda: alice._runtime.naming.find("boss") == other)
+
+
+async def test_an_observer_finds_names_of_the_cluster(nodes: Any, three: list[Node]) -> None:
+    bob = three[1]
+    with trio.fail_after(10):
+        boss = bob.spawn(echo)
+        await bob.register_global("boss", boss)
+        await known(three, "boss")
+        watcher = await nodes.open("watcher", observer=True)
+        await watcher.wait_for_members(3)
+        assert await watcher.whereis("boss@*") == boss
+        with pytest.raises(ConfigError, match="observer"):
+            await watcher.register_global("mine", watcher.spawn(echo))
+
+
+async def test_halves_that_merge_leave_one_holder_and_tell_the_other(autojump_clock: Any) -> None:
+    """N2: the same winner everywhere, an event everywhere, and the loser is told to exit."""
+    told: list[Any] = []
+
+    async def trapping(me: Process) -> None:
+        me.trap_exits = True
+        told.append(await me.receive())
+
+    async with steinadler.testing.SimulatedCluster(seed=5) as cluster:
+        alice, bob, carol = await cluster.start("alice", "bob", "carol")
+        await cluster.agreed()
+        with cluster.partition({"alice", "bob"}, {"carol"}):
+            await trio.sleep(10)
+            first = alice.spawn(echo)
+            await alice.register_global("boss", first)
+            await trio.sleep(1)
+            second = carol.spawn(trapping)
+            await carol.register_global("boss", second)
+            assert await bob.whereis("boss@*") == first
+            assert await carol.whereis("boss@*") == second
+            events = bob.events()
+        await cluster.agreed()
+        with trio.fail_after(10):
+            async for event in events:
+                if type(event).__name__ == "NameConflict":
+                    assert (event.name, event.winner, event.loser) == ("boss", first, second)
+                    break
+        await trio.sleep(5)  # of virtual time
+        assert {await node.whereis("boss@*") for node in (alice, bob, carol)} == {first}
+        (exit_,) = told
+        assert isinstance(exit_, Exit)
+        assert exit_.reason == f"NameConflict: the name 'boss' belongs to {first}"
