@@ -56,6 +56,10 @@ class PostgresServer:
         self.stop("immediate")
         shutil.rmtree(self._folder)
 
+    def program(self, name: str) -> Path:
+        """One of the programs that belong to it, as `psql`."""
+        return self._programs / name
+
     def url(self, *, user: str = "postgres", database: str = "postgres", options: str = "") -> str:
         url = f"postgresql://{user}@/{database}?host={quote(str(self._folder))}"
         return f"{url}&options={quote(options)}" if options else url

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -187,6 +188,8 @@ def download(url: str, size: int) -> float:
 
 def curl(pairs: int, size: int) -> dict[str, list[Figures]]:
     """Downloads in turn: directly over TLS, through both commands, and directly over TCP."""
+    if shutil.which("curl") is None:
+        raise RunFailed("curl is not installed")
     figures: dict[str, list[Figures]] = {"tls": [], "through": [], "tcp": []}
     with through("http") as way:
         urls = [

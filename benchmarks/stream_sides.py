@@ -204,6 +204,15 @@ class Driver:
         await stream.send_all(kind)
         return stream
 
+    async def _use(self) -> trio.abc.Stream:
+        """Open one, send 1 KB, receive it."""
+        stream = await self._connect()
+        await stream.send_all(ECHO + bytes(SMALL_BYTES))
+        left = SMALL_BYTES
+        while left:
+            left -= len(await stream.receive_some(left))
+        return stream
+
     async def _ask(self, kind: bytes) -> dict[str, Any]:
         stream = await self._open(kind)
         answer = b""
@@ -271,14 +280,8 @@ class Driver:
 
         async def again_and_again() -> None:
             nonlocal done
-            small = bytes(SMALL_BYTES)
             while time.perf_counter() < end:
-                stream = await self._connect()
-                await stream.send_all(ECHO + small)
-                left = SMALL_BYTES
-                while left:
-                    left -= len(await stream.receive_some(left))
-                await stream.aclose()
+                await (await self._use()).aclose()
                 done += 1
 
         cpu, started = self._cpu(), time.perf_counter()
@@ -294,17 +297,16 @@ class Driver:
         gc.collect()
         return resident_bytes(os.getpid()), facts["resident_bytes"]
 
-    async def idle(self, streams: int) -> Figures:
-        """Growth of both processes by so many streams that are open and say nothing.
-
-        Each is served by a task that waits to receive.
+    async def idle(self, streams: int, used: bool) -> Figures:
+        """Growth of both processes by so many streams that are open and say nothing, or nothing
+        more.  Each is served by a task that waits to receive; they stay open.
         """
         here, there = await self._resident()
         limit = trio.CapacityLimiter(64)
 
         async def hold() -> None:
             async with limit:
-                self._held.append(await self._open(HOLD))
+                self._held.append(await (self._use() if used else self._open(HOLD)))
 
         async with trio.open_nursery() as nursery:
             for _ in range(streams):
@@ -315,14 +317,6 @@ class Driver:
             "server_kib": (there_now - there) / streams / 1024,
             "mib": (here_now - here + there_now - there) / 2**20,
         }
-
-    async def release(self) -> Figures:
-        """Close what `idle` opened."""
-        for stream in self._held:
-            await stream.aclose()
-        self._held.clear()
-        here, there = await self._resident()
-        return {"client_mib": here / 2**20, "server_mib": there / 2**20}
 
     async def stalled(self, streams: int, seconds: float, stalled: int) -> Figures:
         """Throughput of some streams before and while readers of others have stopped."""

@@ -18,7 +18,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -161,17 +161,19 @@ def short_lived(pairs: int, seconds: float) -> list[Row]:
 
 
 def idle(pairs: int, seconds: float) -> list[Row]:
-    """Once: what one set of streams leaves to the next would not be growth."""
+    """Once, in fresh programs: what one set of streams leaves to the next would not be growth."""
     del pairs, seconds
-    with side(OURS) as ours, side(BARE) as bare:
-        figures, less = (
-            ours({"do": "idle", "streams": 10_000}),
-            bare({"do": "idle", "streams": 500}),
+    rows = []
+    for used, name in ((False, "idle streams"), (True, "the same, once used")):
+        with side(OURS) as ours, side(BARE) as bare:
+            figures = ours({"do": "idle", "streams": 10_000, "used": used})
+            less = bare({"do": "idle", "streams": 500, "used": used})
+        rows.append(
+            Row(f"10,000 {name}, MiB in both", column([figures], "mib"), (), 100.0, more=False)
         )
-    rows = [Row("10,000 idle streams, MiB in both", (figures["mib"],), (), 100.0, more=False)]
-    for key, where in (("client_kib", "opener"), ("server_kib", "with its task")):
-        name = f"an idle stream, KiB at the {'client' if key[0] == 'c' else 'server'}, {where}"
-        rows.append(Row(name, column([figures], key), column([less], key), more=False))
+        for key, where in (("client_kib", "opener"), ("server_kib", "server, with its task")):
+            row = Row(f"{name}, KiB each at the {where}", column([figures], key))
+            rows.append(replace(row, peer=column([less], key), more=False))
     return rows
 
 

@@ -81,39 +81,96 @@ class WireSettings:
 
 @dataclass(frozen=True, slots=True)
 class MembershipSettings:
-    """The failure detector's clockwork.
+    """The failure detector's clockwork: SWIM with Lifeguard.  The defaults are those of `lan()`.
 
     A silent member is suspected once a probe has failed, and declared down when the suspicion
-    runs out.  Silence is declared, after it began,
+    runs out.  Silence that others confirm is declared, after it began,
 
-        at the earliest  direct_timeout_s + indirect_timeout_s + suspicion
+        at the earliest  direct_timeout_s + indirect_timeout_s + suspicion_s
         at the latest    2 * probe_interval_s + the same, plus the network's latency
 
-    with suspicion = suspicion_s * max(1, log10(members)).  The defaults give 2.2 to 2.7 s up to
-    nine members (promises S1 and S2: a member that is starved for less than 2 s is spared, one
-    that is silent is noticed within 3 s), and half a second more at 20.
+    whatever the size of the cluster: by default after 2.2 to 2.8 s (promises S1 and S2: a member
+    that is starved for less than 2 s is spared, one that is silent is noticed within 3 s).  A
+    suspicion that nobody confirms lasts `unconfirmed_factor` times as long.  The first line must
+    stay above the longest time for which a healthy member may not run.
+
+    All members of a cluster should have the same.  Raises `ConfigError` for a number that is not
+    greater than zero, or an `unconfirmed_factor` under 1.
     """
 
-    # One probe round every so often: half of the others, four at most.  Halving it halves the
-    # span between earliest and latest, and doubles probe traffic.
+    # One probe round every so often: half of the others, four at most.  Raising it widens the span
+    # between earliest and latest by twice as much; halving it doubles probe traffic (a ping and its
+    # answer take about 100 bytes).  It is also how finely a node notices that it was blocked.
     probe_interval_s: float = 0.25
-    # How long a direct probe may take before others are asked to try, and then how long they may.
+    # How long a direct probe may take before others are asked to try, and then how long they may;
+    # half of the second is for one that was asked to say that it, at least, is there.  Each must
+    # exceed a round trip by far.  Raising them delays every verdict by as much; lowering them
+    # makes more suspicions of members that were only slow.
     direct_timeout_s: float = 0.3
     indirect_timeout_s: float = 0.2
-    # How many other members are asked to probe one that did not answer.
+    # How many other members are asked to probe one that did not answer.  Raising it finds more ways
+    # around a cut, for as many more messages while somebody is silent.
     indirect_probes: int = 3
-    # The time that a suspected member has to say that it lives.
+    # The time that a suspected member has to say that it lives, once three others (or all there
+    # are) have confirmed that it is silent.  Raising it delays every verdict by as much; lowering
+    # it buries the busy.
     suspicion_s: float = 1.7
-    # Each node passes a change on in this many times ceil(log10(members + 1)) messages.
+    # And how many times as long when nobody has confirmed it; in between it shrinks with the
+    # logarithm of the confirmations.  Raising it spares those whom one ailing member accuses, and
+    # delays the verdict on the dead for whoever is alone in noticing.
+    unconfirmed_factor: float = 3.0
+    # Whether this node doubts its own judgement when it runs late or hears nobody, and waits for
+    # confirmations.  False is plain SWIM, to measure what the doubt is good for.
+    local_health: bool = True
+    # Each node passes a change on in this many times ceil(log10(members + 1)) messages.  Raising it
+    # reaches the last member sooner, for as many more bytes on probes after each change.
     retransmit_factor: int = 4
-    # Full state is exchanged with one random member this often, to repair whatever gossip missed.
+    # Full state is exchanged with one random member this often, to repair whatever gossip missed:
+    # about 100 bytes for each member, both ways.  Raising it leaves a node that missed something
+    # wrong for longer.
     sync_interval_s: float = 10.0
     # A member that is down or has left is remembered for so long, so that old news of it is known
-    # to be old; one that is down is also re-dialled for so long.
+    # to be old; one that is down is also re-dialled for so long.  Raising it costs about 500 bytes
+    # for each life that ended meanwhile.
     forget_s: float = 600.0
 
     def __post_init__(self) -> None:
-        _require_positive(self)
+        _require_positive(self, but="local_health")
+        if self.unconfirmed_factor < 1:
+            raise ConfigError("unconfirmed_factor must be at least 1")
+
+    @classmethod
+    def one_machine(cls) -> MembershipSettings:
+        """For nodes on one machine: 2.2 to 2.5 s.
+
+        Probes need no time to travel, so that more of the time is left to suspects, whose loops
+        are late together when the machine is busy.  Costs 1.7 times the probes of `lan()`.
+        """
+        return cls(
+            probe_interval_s=0.15,
+            direct_timeout_s=0.2,
+            indirect_timeout_s=0.1,
+            suspicion_s=1.9,
+        )
+
+    @classmethod
+    def lan(cls) -> MembershipSettings:
+        """The defaults, for round trips of up to some 50 ms (a region, too): 2.2 to 2.7 s."""
+        return cls()
+
+    @classmethod
+    def wan(cls) -> MembershipSettings:
+        """For round trips of up to some 300 ms, and paths that stall: 7 to 9 s.
+
+        Costs a quarter of the probes of `lan()`.
+        """
+        return cls(
+            probe_interval_s=1.0,
+            direct_timeout_s=1.0,
+            indirect_timeout_s=1.0,
+            suspicion_s=5.0,
+            sync_interval_s=30.0,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +221,8 @@ class StreamSettings:
 
     # How long the end of a channel that was given away may wait to be claimed.
     claim_timeout_s: float = 30.0
-    # Streams that one peer may have open to services of this node (each costs about 3 KiB, and the
-    # window of what its program has not taken); a connection beyond it is refused.
+    # Streams that one peer may have opened to this node and that did not end (each costs about
+    # 3 KiB, and the window of what its program has not taken); a connection beyond it is refused.
     max_streams: int = 32_768
 
     def __post_init__(self) -> None:

@@ -1,16 +1,18 @@
 """Who is in the cluster: the SWIM engine, without I/O.
 
 `Swim` takes what happens and hands it on: to `detection`, which looks for signs of life, to
-`beliefs`, which holds the records that win, and to `rumours`, which pass them on.  `members` has
-the records and the one rule that compares them; `messages` is what travels; `events` is what the
-engine is told and what it asks for.  The protocol is that of
-Das, Gupta and Motivala, "SWIM: Scalable Weakly-consistent Infection-style Process Group
-Membership Protocol" (2002), run over connections that are already authenticated and ordered
-instead of UDP.
+`beliefs`, which holds the records that win, and to `rumours`, which pass them on.  `health` knows
+how far this node may trust its own judgement.  `members` has the records and the one rule that
+compares them; `messages` is what travels; `events` is what the engine is told and what it asks
+for.  The protocol is that of Das, Gupta and Motivala, "SWIM: Scalable Weakly-consistent
+Infection-style Process Group Membership Protocol" (2002), with Dadgar, Phillips and Currey,
+"Lifeguard: Local Health Awareness for More Accurate Failure Detection" (2017), run over connections
+that are already authenticated and ordered instead of UDP.
 """
 
 from steinadler.membership.events import (
     Admission,
+    Blocked,
     Cleared,
     Connected,
     Disconnected,
@@ -29,6 +31,7 @@ from steinadler.membership.events import (
     Updated,
     Usurped,
 )
+from steinadler.membership.health import Health
 from steinadler.membership.members import Member, MemberState
 from steinadler.membership.messages import Message, decode, encode
 from steinadler.membership.round_trips import RoundTrip
@@ -36,11 +39,13 @@ from steinadler.membership.swim import Swim
 
 __all__ = [
     "Admission",
+    "Blocked",
     "Cleared",
     "Connected",
     "Disconnected",
     "Down",
     "Effect",
+    "Health",
     "Input",
     "Leave",
     "Member",

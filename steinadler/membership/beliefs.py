@@ -26,7 +26,7 @@ from dataclasses import replace
 from steinadler.identity import NodeId
 from steinadler.membership.detection import Detector
 from steinadler.membership.events import Usurped
-from steinadler.membership.members import Member, MemberState, supersedes
+from steinadler.membership.members import Member, MemberState, join
 from steinadler.membership.messages import MAX_INTEGER
 from steinadler.membership.outbox import Outbox, Phase
 from steinadler.membership.rumours import Rumours
@@ -82,21 +82,28 @@ class Beliefs:
             if record.state is MemberState.DOWN:
                 entry = self._table.entry_of(record.node)
                 if entry is not None and entry.member.state.is_member:
-                    record = replace(record, state=MemberState.SUSPECT)
+                    record = record.in_state(MemberState.SUSPECT)
             softened.append(record)
         self.merge(softened, source, now)
 
     def believe_state(self, entry: Entry, state: MemberState, reason: str, now: float) -> None:
-        """Hold that a node is now in `state`, if that supersedes what is held."""
-        self.believe(replace(entry.member, state=state), reason, now)
+        """Hold that a node is now in `state`, unless what is held wins over that."""
+        self.believe(entry.member.in_state(state), reason, now)
+
+    def accuse(self, entry: Entry, now: float) -> None:
+        """Hold that a member is suspect, because this node itself had no sign of life of it."""
+        accused = entry.member.in_state(MemberState.SUSPECT, self.me.node.name)
+        self.believe(accused, "", now)
 
     def believe(self, record: Member, reason: str, now: float) -> None:
-        """Hold `record` if it supersedes what is held, with all that follows from it."""
+        """Join `record` with what is held, with all that follows if that changes."""
         name = record.node.name
         entry = self._table.find(name)
         old = None if entry is None else entry.member
-        if old is not None and not supersedes(record, old):
-            return
+        if old is not None:
+            record = join(old, record)
+            if record == old:
+                return
         self._outbox.add(transition(old, record, reason))
         if entry is None:
             entry = Entry(record, Link.NEVER, now)
@@ -110,10 +117,10 @@ class Beliefs:
             self._detector.add(name)
         elif was_member and not record.state.is_member:
             self._detector.remove(record.node)
-        if record.state is MemberState.SUSPECT:
-            self._detector.suspect(name, now)
-        elif not (self._observer and record.state.is_member and entry.link is Link.LOST):
+        if record.state is not MemberState.SUSPECT:
             self._detector.clear(name)
+        elif old is None or replace(record, accusers=old.accusers) != old:
+            self._detector.suspect(name, now)  # and not for one more accuser, who shortens it
         if not self._observer:
             self._rumours.add(record)
 
@@ -151,5 +158,6 @@ class Beliefs:
             if record.state is not MemberState.ALIVE:
                 self._rumours.repeat(self.me)  # somebody has missed the refutation
         else:
+            self._detector.health.accused()
             self.me = replace(self.me, refutation=record.refutation + 1)
             self._rumours.add(self.me)

@@ -137,7 +137,14 @@ class Usurped:
     by: NodeId
 
 
-Effect: TypeAlias = Send | Up | Down | Suspected | Cleared | Updated | Usurped
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """This node did not run for so long, or its process did not: long enough to be noticed."""
+
+    seconds: float
+
+
+Effect: TypeAlias = Send | Up | Down | Suspected | Cleared | Updated | Usurped | Blocked
 
 
 class Admission(Enum):

@@ -1,15 +1,16 @@
 """Member records, and the one rule that says which of two records about a name wins.
 
 Every node holds at most one record per name, and merges what it hears with what it holds by
-`join`.  Because `join` is a maximum over a total order it is commutative, associative and
-idempotent: however often, in whatever order and by whatever path records arrive, nodes that
-have heard the same records hold the same table.  Comparing arrival times instead was refused:
+`join`.  Because `join` is a maximum over a total order, and of the accusers in records that are
+equal otherwise a union cut to the first few, it is commutative, associative and idempotent:
+however often, in whatever order and by whatever path records arrive, nodes that have heard the
+same records hold the same table.  Comparing arrival times instead was refused:
 news of a former life would then be believed when it is late (promise D3).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import pairwise
 
@@ -18,6 +19,8 @@ from steinadler.identity import Address, NodeId
 
 # The largest record, encoded: three of them fit one frame of 16 KiB.
 MAX_RECORD_BYTES = 4096
+# How many accusers a record names: the first, and as many more as shorten a suspicion.
+MAX_ACCUSERS = 4
 # CBOR's heads and integers around one record, at most (RFC 8949 section 3).
 _HEAD_BYTES = 32
 
@@ -42,8 +45,10 @@ class Member:
 
     `refutation` is SWIM's incarnation number (section 4.2): only the node itself raises it, to
     overrule a suspicion.  It has another name here because an incarnation is a life of a node.
-    `labels` are sorted by key, each key once.  Raises `ConfigError` when they are not, or when
-    name, addresses and labels take more than 4096 bytes.
+    `labels` are sorted by key, each key once.  `accusers` are the members that found a suspect
+    silent by probes of their own: sorted names, each once, four at the most, and none for one that
+    is no suspect.  Raises `ConfigError` when either is not so, or when name, addresses, labels
+    and accusers take more than 4096 bytes.
     """
 
     node: NodeId
@@ -51,10 +56,17 @@ class Member:
     labels: tuple[tuple[str, str], ...] = ()
     state: MemberState = MemberState.ALIVE
     refutation: int = 0
+    accusers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if any(one >= other for (one, _), (other, _) in pairwise(self.labels)):
             raise ConfigError("labels are sorted by key, each key once")
+        if self.accusers and (
+            self.state is not MemberState.SUSPECT
+            or len(self.accusers) > MAX_ACCUSERS
+            or any(one >= other for one, other in pairwise(self.accusers))
+        ):
+            raise ConfigError("a suspect has up to four accusers, sorted, each once; others none")
         if self.size_bound() > MAX_RECORD_BYTES:
             raise ConfigError(
                 f"the addresses and labels of {self.node.name!r} take more than "
@@ -65,6 +77,10 @@ class Member:
         """The value of a label, or None when the node does not have it."""
         return dict(self.labels).get(key)
 
+    def in_state(self, state: MemberState, *accusers: str) -> Member:
+        """The same record in another state, accused by these and no others."""
+        return replace(self, state=state, accusers=accusers)
+
     def size_bound(self) -> int:
         """No fewer bytes than this record takes when encoded in a message."""
         size = _HEAD_BYTES + len(self.node.name)
@@ -72,6 +88,8 @@ class Member:
             size += len(address.host.encode()) + 8
         for key, value in self.labels:
             size += len(key.encode()) + len(value.encode()) + 6
+        for accuser in self.accusers:
+            size += len(accuser) + 2
         return size
 
 
@@ -88,8 +106,8 @@ def _rank(
     )
 
 
-def supersedes(new: Member, held: Member) -> bool:
-    """Whether `new` replaces `held`, a record about the same name.
+def join(one: Member, other: Member) -> Member:
+    """What to hold, having heard both of these records about one name.
 
     The first row in which the two differ decides:
 
@@ -102,11 +120,10 @@ def supersedes(new: Member, held: Member) -> bool:
     | addresses, then labels      | the greater, so that all pick the same  |
 
     The last row never decides between honest nodes (one that changes its addresses raises its
-    refutation), and makes the order total.
+    refutation), and makes the order total.  Records that do not differ so are one suspicion, and
+    have the accusers of both, up to the first `MAX_ACCUSERS` by name.
     """
-    return _rank(new) > _rank(held)
-
-
-def join(one: Member, other: Member) -> Member:
-    """The winner of two records about one name, by the table of `supersedes`."""
-    return other if supersedes(other, one) else one
+    if _rank(one) != _rank(other):
+        return max(one, other, key=_rank)
+    accusers = sorted({*one.accusers, *other.accusers})[:MAX_ACCUSERS]
+    return replace(one, accusers=tuple(accusers))

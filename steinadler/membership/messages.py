@@ -12,8 +12,10 @@ strings and arrays are all that a decoder has to survive (promise X4).
     Gossip        [4, updates]                       news
     SyncRequest   [5, members]                       all I know; tell me all you know
     SyncReply     [6, members]                       all I know
+    Nack          [7, sequence, updates]             I am here; your target has not answered so far
     target        [name, incarnation]
-    member        [name, incarnation, addresses, labels, state, refutation]
+    member        [name, incarnation, addresses, labels, state, refutation, accusers]
+    accusers      names; records without them, of older nodes, have none
     address       [host, port]
     label         [key, value]
 
@@ -32,7 +34,7 @@ import cbor2
 
 from steinadler.errors import ConfigError, RemoteProtocolError
 from steinadler.identity import Address, NodeId, check_node_name
-from steinadler.membership.members import Member, MemberState
+from steinadler.membership.members import MAX_ACCUSERS, Member, MemberState
 from steinadler.wire.handshake import MAX_ADDRESSES, MAX_LABELS
 
 # A message fits one frame (design section 5), and so no decoder looks at more than this.
@@ -77,6 +79,17 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class Nack:
+    """The target of your `PingRequest` has not answered so far; an `Ack` may still follow.
+
+    It is no evidence about the target.  It tells whoever asked that its own way to others works.
+    """
+
+    sequence: int
+    updates: tuple[Member, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Gossip:
     """News that nobody asked for."""
 
@@ -97,7 +110,7 @@ class SyncReply:
     members: tuple[Member, ...]
 
 
-Message: TypeAlias = Ping | PingRequest | Ack | Gossip | SyncRequest | SyncReply
+Message: TypeAlias = Ping | PingRequest | Ack | Nack | Gossip | SyncRequest | SyncReply
 
 
 def encode(message: Message) -> bytes:
@@ -116,6 +129,8 @@ def encode(message: Message) -> bytes:
             return cbor2.dumps([5, _records(members)])
         case SyncReply(members):
             return cbor2.dumps([6, _records(members)])
+        case Nack(sequence, updates):
+            return cbor2.dumps([7, sequence, _records(updates)])
         case _:
             assert_never(message)
 
@@ -160,6 +175,7 @@ def _records(members: Iterable[Member]) -> list[list[object]]:
             [[key, value] for key, value in member.labels],
             int(member.state),
             member.refutation,
+            list(member.accusers),
         ]
         for member in members
     ]
@@ -182,6 +198,8 @@ def _message(value: object) -> Message:
             return SyncRequest(_members(members))
         case [6, members, *_]:
             return SyncReply(_members(members))
+        case [7, sequence, updates, *_]:
+            return Nack(_integer(sequence), _members(updates))
         case _:
             raise RemoteProtocolError("not a membership message of this version")
 
@@ -194,7 +212,7 @@ def _members(value: object) -> tuple[Member, ...]:
 
 def _member(value: object) -> Member:
     match value:
-        case [name, incarnation, list(addresses), list(labels), state, refutation, *_]:
+        case [name, incarnation, list(addresses), list(labels), state, refutation, *later]:
             # Four bytes make an address that takes a hundred and fifty in the table (X4).
             if len(addresses) > MAX_ADDRESSES or len(labels) > MAX_LABELS:
                 raise RemoteProtocolError("more addresses or labels than a Hello may have")
@@ -204,6 +222,7 @@ def _member(value: object) -> Member:
                 tuple(_label(item) for item in labels),
                 _state(state),
                 _integer(refutation),
+                _accusers(later[0]) if later else (),
             )
         case _:
             raise RemoteProtocolError("not a member record")
@@ -227,6 +246,12 @@ def _label(value: object) -> tuple[str, str]:
             return _text(key), _text(text)
         case _:
             raise RemoteProtocolError("not a label")
+
+
+def _accusers(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_ACCUSERS:
+        raise RemoteProtocolError("not a list of accusers, or too long")
+    return tuple(check_node_name(_text(item)) for item in value)
 
 
 def _state(value: object) -> MemberState:

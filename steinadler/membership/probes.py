@@ -6,14 +6,17 @@ random place.  SWIM shuffles after each pass, which lets a member be first in on
 in the next; where a pass takes two rounds that would cost half a second of detection time, so
 the order is shuffled again only in larger clusters.
 
-A probe is DIRECT, then INDIRECT: others were asked.  Any word from its target ends it.
+A probe is DIRECT, then INDIRECT: others were asked.  Any word from its target ends it.  Who was
+asked and has no answer either says so in time (a nack, Lifeguard section IV-A): if not even those
+are heard, it is this node that is deaf.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from steinadler.identity import NodeId
@@ -77,6 +80,7 @@ class Probe:
     stage: Stage
     deadline: float
     asked: frozenset[NodeId] = frozenset()
+    nacked: set[NodeId] = field(default_factory=set)
 
 
 class Probes:
@@ -99,9 +103,19 @@ class Probes:
 
     def answered_by_relay(self, sequence: int, relay: NodeId) -> NodeId | None:
         """The target whose answer `relay` passes on, if it was asked to."""
+        probe = self._asked_of(relay, sequence)
+        return None if probe is None else probe.target
+
+    def nacked_by_relay(self, sequence: int, relay: NodeId) -> None:
+        """`relay` has no answer so far, but is there."""
+        probe = self._asked_of(relay, sequence)
+        if probe is not None:
+            probe.nacked.add(relay)
+
+    def _asked_of(self, relay: NodeId, sequence: int) -> Probe | None:
         for probe in self._by_target.values():
             if probe.sequence == sequence and relay in probe.asked:
-                return probe.target
+                return probe
         return None
 
     def due(self, now: float) -> list[Probe]:
@@ -119,13 +133,17 @@ class Probes:
             probe.deadline += seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Relay:
-    """A probe made for somebody else: the target's answer goes to `origin` as `sequence`."""
+    """A probe made for somebody else: the target's answer goes to `origin` as `sequence`.
+
+    At `nack_at` the origin is told that there is none so far; `math.inf` once it was.
+    """
 
     origin: NodeId
     sequence: int
     target: NodeId
+    nack_at: float
     expires: float
 
 
@@ -147,6 +165,23 @@ class Relays:
         if relay is None or relay.target != sender:
             return None
         return self._by_sequence.pop(sequence)
+
+    def deadlines(self) -> Iterable[float]:
+        """When those who asked are to be told that there is no answer so far."""
+        return [relay.nack_at for relay in self._by_sequence.values()]
+
+    def unanswered(self, now: float) -> list[Relay]:
+        """The relays whose origin is to be told now, each once."""
+        due = [relay for relay in self._by_sequence.values() if relay.nack_at <= now]
+        for relay in due:
+            relay.nack_at = math.inf
+        return due
+
+    def postpone(self, seconds: float) -> None:
+        """Give every target more time."""
+        for relay in self._by_sequence.values():
+            relay.nack_at += seconds
+            relay.expires += seconds
 
     def expire(self, now: float) -> None:
         """Forget the relays that whoever asked no longer waits for."""

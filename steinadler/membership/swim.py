@@ -1,13 +1,15 @@
 """The membership engine: SWIM over connections that are authenticated, ordered and redialled.
 
     inputs -> Swim -> Detector   who gives no sign of life        (`detection`, `probes`, `timing`)
+                      Health     and whether that is our own fault (`health`)
                    -> Beliefs    what is therefore held to be so  (`beliefs`, `members`, `table`)
                    -> Rumours    who is told of it, and when      (`rumours`, `dissemination`)
                    -> effects                                     (`outbox`, `events`)
 
-Members are probed; one that answers nobody is SUSPECT, everybody is told, and it has a while to
-say otherwise, which only it can.  This module says what each input means to the three: what a
-connection that came, broke or was refused is evidence of, and who is sent which table.
+Members are probed; one that answers nobody is SUSPECT, everybody is told, others confirm it by
+probes of their own, and it has a while to say otherwise, which only it can.  This module says what
+each input means to the three: what a connection that came, broke or was refused is evidence of,
+and who is sent which table.
 
 **Connections.**  One that broke is a direct ping that failed.  A refused re-dial after a
 connection ends the matter: DOWN, because the host says that nobody is there.  A goodbye is LEFT.
@@ -17,9 +19,10 @@ again.  Waiting for the next probe round instead was refused: connections tell s
 **Tables** are exchanged on meeting, and with one random member each `sync_interval_s`, to repair
 whatever gossip missed.
 
-**Starvation.**  Verdicts need a clock that this process was there to watch.  Whenever the engine
-is called more than `timing.STALL_S` after `next_deadline()`, it did not run, and all its pending
-probes and suspicions are postponed by that delay and some time to read what has arrived.
+**Starvation.**  Verdicts need a clock that this process was there to watch.  The engine asks to be
+called every `probe_interval_s`, also when it has nothing to probe.  Whenever it is called later
+than it asked for, it did not run: `health` takes note, and says by how much all that is pending is
+postponed.
 """
 
 from __future__ import annotations
@@ -31,12 +34,12 @@ from typing import assert_never
 
 from steinadler.config import MembershipSettings
 from steinadler.identity import Address, NodeId
-from steinadler.membership import timing
 from steinadler.membership.beliefs import Beliefs
 from steinadler.membership.detection import Detector
 from steinadler.membership.dissemination import batches
 from steinadler.membership.events import (
     Admission,
+    Blocked,
     Connected,
     Disconnected,
     Effect,
@@ -48,11 +51,13 @@ from steinadler.membership.events import (
     Refused,
     Relabel,
 )
+from steinadler.membership.health import Health
 from steinadler.membership.members import Member, MemberState
 from steinadler.membership.messages import (
     Ack,
     Gossip,
     Message,
+    Nack,
     Ping,
     PingRequest,
     SyncReply,
@@ -128,6 +133,11 @@ class Swim:
         """The time to that life of a member and back; None until it answered a direct ping."""
         return self._detector.round_trips.find(node)
 
+    @property
+    def health(self) -> Health:
+        """How well this node itself runs."""
+        return self._detector.health.report()
+
     def reconnectable(self) -> tuple[Member, ...]:
         """Who is down, not connected and not yet forgotten, and has an address to dial."""
         return tuple(
@@ -201,7 +211,7 @@ class Swim:
         if self._outbox.phase is Phase.STOPPED:
             return []
         for entry in self._detector.accused(now):
-            self._beliefs.believe_state(entry, MemberState.SUSPECT, "", now)
+            self._beliefs.accuse(entry, now)
         for entry in self._detector.condemned(now):
             suspect = entry.member.state is MemberState.SUSPECT
             reason = "no sign of life" if suspect else "connection lost"
@@ -230,8 +240,11 @@ class Swim:
             self._beliefs.forgetful_at = now + self._settings.forget_s
             return
         late = now - self.next_deadline()
-        allowance = timing.stall_allowance_s(self._settings, late)
+        health = self._detector.health
+        allowance = health.ran_late(late)
         if allowance > 0:
+            if health.is_blocked(late):
+                self._outbox.add([Blocked(late)])
             self._detector.postpone(allowance)
             # Shifted too, or the same delay would be counted again by the next call.
             self._round_at += late
@@ -316,6 +329,9 @@ class Swim:
                     self._detector.ping_for(sender, sequence, target, now)
             case Ack(sequence, updates):
                 self._detector.answered(sender, sequence, now)
+                self._beliefs.merge(updates, sender, now)
+            case Nack(sequence, updates):
+                self._detector.not_answered(sender, sequence)
                 self._beliefs.merge(updates, sender, now)
             case Gossip(updates):
                 self._beliefs.merge(updates, sender, now)

@@ -1,6 +1,6 @@
 """What this node believes of each other node, and which events a change of belief is.
 
-There is one entry per name.  It holds the record that has won so far (`members.supersedes`) and
+There is one entry per name.  It holds the record that has won so far (`members.join`) and
 what has become of our own connection to that life of the node.
 """
 

@@ -1,20 +1,33 @@
 """The arithmetic of the failure detector, apart from any clock so that it can be tabulated.
 
-A member is probed every `P` seconds by each other member, where `P` is two probe rounds while
-the cluster has at most nine members.  A probe fails after `direct_timeout_s +
-indirect_timeout_s`, and the suspicion that follows lasts `suspicion_timeout_s`.  Silence is
-therefore declared, after it began,
+    detection     P + direct_timeout_s + indirect_timeout_s, `P` being 0 to two probe rounds
+    suspicion     suspicion_s * (f - (f - 1) * log(c + 1) / log(k + 1)), f = unconfirmed_factor
 
-    at the earliest  direct + indirect + suspicion        (a probe was just on its way)
-    at the latest    P + direct + indirect + suspicion    (a probe had just been answered)
+`P` is how long the silent one goes unprobed: two rounds at most up to nine members, and with
+many members hardly ever more, because four probes a round come to each of them on the average.
+`c` is how many others have confirmed the suspicion by failed probes of their own, and `k` how
+many are waited for: three, or as many other members as there are that are alive.  So a suspicion
+lasts, as a multiple of `suspicion_s`, with the default factor of 3,
 
-plus the time messages take: 2.2 to 2.7 s at default settings with three to nine members
-(promises S1 and S2 ask for 2 to 3).
+    confirmations      0      1      2      3
+    two members        1                          nobody could confirm
+    three members      3      1
+    four members       3      1.74   1
+    five or more       3      2      1.42   1
 
-Lifeguard (Dadgar, Phillips, Currey 2017) scales three of these numbers by the local node's own
-health: the probe interval, the direct timeout and the length of a suspicion that few have
-confirmed.  Each is computed or read in one place, here or in `steinadler.membership.probes`,
-so that a health factor has one place to enter.
+Everybody probes all the time, so the dead are confirmed within a second and declared `suspicion_s`
+after the first accusation, at any size of the cluster:
+
+    at the earliest  direct + indirect + suspicion_s                          2.2 s
+    at the latest    two rounds more, and the time that messages take         2.7 s and some 0.1 s
+
+by default (promises S1 and S2 ask for 3 and 2).  SWIM lets suspicion grow with log(members)
+instead, the time of gossip to the suspect and back; here the suspect is told over a connection,
+and what the logarithm is to guard against, an accuser that is itself at fault, waits for
+confirmations (Lifeguard: Dadgar, Phillips, Currey 2017, section IV-B).
+
+The accuser's own health stretches its probes, and moves its verdicts by the time in which it did
+not run: see `steinadler.membership.health`.
 """
 
 from __future__ import annotations
@@ -27,8 +40,8 @@ from steinadler.config import MembershipSettings
 MOST_PROBES_PER_ROUND = 4
 # With three each, e**-3 = 5 % of the members miss the first wave; piggy-backing reaches those.
 FANOUT = 3
-# A tick later than this was not jitter: the process was stopped or starved.
-STALL_S = 0.05
+# How many confirmations bring a suspicion down to its shortest: more say nothing new.
+CONFIRMATIONS = 3
 
 
 def probes_per_round(others: int) -> int:
@@ -43,13 +56,19 @@ def probes_per_round(others: int) -> int:
     return min((others + 1) // 2, MOST_PROBES_PER_ROUND)
 
 
-def suspicion_timeout_s(settings: MembershipSettings, members: int) -> float:
-    """How long a suspected member has to refute: `suspicion_s * max(1, log10(members))`.
+def suspicion_timeout_s(settings: MembershipSettings, confirmations: int, others: int) -> float:
+    """How long a suspected member has to refute, while so many have confirmed the suspicion.
 
-    The logarithm is the time that gossip takes to reach the suspect and to come back (SWIM
-    section 4.2; memberlist's `suspicionTimeout` does the same).
+    `others` are alive beside this node and the suspect: one of them, or this node, accused it
+    first, and the rest could confirm it.  A node that is cut off from all others, and suspects
+    them all, therefore waits for nobody, and both sides of a partition are settled in time (S1).
     """
-    return settings.suspicion_s * max(1.0, math.log10(max(members, 1)))
+    expected = min(CONFIRMATIONS, others)
+    if not settings.local_health or confirmations >= expected:
+        return settings.suspicion_s
+    factor = settings.unconfirmed_factor
+    shrunk = math.log(confirmations + 1) / math.log(expected + 1)
+    return settings.suspicion_s * (factor - (factor - 1) * shrunk)
 
 
 def transmissions(settings: MembershipSettings, members: int) -> int:
@@ -58,16 +77,3 @@ def transmissions(settings: MembershipSettings, members: int) -> int:
     SWIM section 4.1: lambda * log(n) transmissions reach all with high probability.
     """
     return settings.retransmit_factor * math.ceil(math.log10(members + 1))
-
-
-def stall_allowance_s(settings: MembershipSettings, late_s: float) -> float:
-    """How much later every pending verdict falls because this node ran `late_s` late.
-
-    Nothing up to `STALL_S`.  Above it, the time lost, and as much again (one direct timeout at
-    the most) to read what arrived meanwhile: answers may be waiting in the sockets, and a
-    verdict must not overtake them (promise S2).  The second part is no larger than the first so
-    that a node which is always late still reaches its verdicts.
-    """
-    if late_s <= STALL_S:
-        return 0.0
-    return late_s + min(late_s, settings.direct_timeout_s)

@@ -30,11 +30,13 @@ from steinadler.errors import (
 from steinadler.identity import Address, NodeId
 from steinadler.membership import (
     Admission,
+    Blocked,
     Cleared,
     Connected,
     Disconnected,
     Down,
     Effect,
+    Health,
     Input,
     Leave,
     Member,
@@ -170,6 +172,11 @@ class Peering:
         """The time to that life of a member and back, once it was measured."""
         return self._engine.round_trip(node)
 
+    @property
+    def health(self) -> Health:
+        """How well this node itself runs: how often and how long it was blocked."""
+        return self._engine.health
+
     async def wait_for_change(self) -> None:
         """Wait until some member comes, goes or changes its labels.
 
@@ -258,6 +265,12 @@ class Peering:
                     logger.info("%s is suspected", member.node)
                 case Cleared(member):
                     logger.info("%s is fine", member.node)
+                case Blocked(seconds):
+                    logger.warning(
+                        "this node's loop was blocked for %.1f s, or its process did not run: "
+                        "others hold a node that is silent for 2 s or more for down",
+                        seconds,
+                    )
                 case Usurped(by):
                     self._fail(
                         f"the cluster holds the name {self._node.name!r} for another life of it "

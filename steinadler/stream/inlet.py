@@ -146,7 +146,9 @@ class Inlet:
         self.waiting_bytes -= size
         self._owed_bytes += size
         self._owed_items += items
-        if not self._arrived or self._owed_bytes >= _GIVE_BACK_BYTES:
+        if not self._arrived:
+            self._arrived = None  # of what an idle stream holds, an empty queue is the largest
+        if self._arrived is None or self._owed_bytes >= _GIVE_BACK_BYTES:
             assert self.source is not None
             self.source.consumed(self._owed_bytes, self._owed_items)
             self._owed_bytes = self._owed_items = 0

@@ -287,8 +287,10 @@ class Streams:
                 f"as many connections wait for {service!r} on {self._me} as its backlog allows"
             )
         most = self._settings.max_streams
-        if caller != self._me and self.table.inlets_of(caller) >= most:
-            raise StreamRefused(f"{caller} has {most} streams to {self._me} (its max_streams)")
+        if caller != self._me and self.table.opened_by(caller) >= most:
+            raise StreamRefused(
+                f"{caller} has opened {most} streams to {self._me} (its max_streams)"
+            )
         leaving = ToStream(number, by_sender=False)
         outlet = self.table.outlet(caller, leaving)
         arriving = ToStream(number, by_sender=True)

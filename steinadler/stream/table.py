@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,7 +66,7 @@ class StreamTable:
         self._window_bytes = window_bytes
         self._inlets: dict[tuple[NodeId, ToStream], Inlet] = {}
         self._sending: dict[tuple[NodeId, ToStream], SendingEnd] = {}
-        self._inlets_of: Counter[NodeId] = Counter()
+        self._opened_by: Counter[NodeId] = Counter()
         self._past_sent_bytes = self._past_received_bytes = 0  # of ends that are gone
 
     # -- ends ---------------------------------------------------------------------------------
@@ -92,7 +92,8 @@ class StreamTable:
     def add_inlet(self, inlet: Inlet) -> None:
         """As `new_inlet`, for one that was given another sender."""
         self._inlets[inlet.peer, inlet.target] = inlet
-        self._inlets_of[inlet.peer] += 1
+        if inlet.target.by_sender and not self._has_other(inlet, self._sending):
+            self._opened_by[inlet.peer] += 1
 
     def remove_inlet(self, inlet: Inlet) -> bool:
         """Take it out; False when it was not in."""
@@ -101,14 +102,9 @@ class StreamTable:
             return False
         del self._inlets[key]
         self._past_received_bytes += inlet.received_bytes
-        self._inlets_of[inlet.peer] -= 1
-        if not self._inlets_of[inlet.peer]:
-            del self._inlets_of[inlet.peer]
+        if inlet.target.by_sender and not self._has_other(inlet, self._sending):
+            self._forget_one_of(inlet.peer)
         return True
-
-    def inlets_of(self, peer: NodeId) -> int:
-        """How many streams arrive from a peer."""
-        return self._inlets_of[peer]
 
     def new_sending(self, peer: NodeId, target: ToStream, service: str | None = None) -> SendingEnd:
         """Make the end from which something will be sent, once it has an outlet."""
@@ -120,6 +116,8 @@ class StreamTable:
     def add_sending(self, sending: SendingEnd) -> None:
         """As `new_sending`, for one that was given another receiver."""
         self._sending[sending.peer, sending.target] = sending
+        if not sending.target.by_sender and not self._has_other(sending, self._inlets):
+            self._opened_by[sending.peer] += 1
 
     def remove_sending(self, sending: SendingEnd) -> None:
         """Take it out, if it is in."""
@@ -127,6 +125,24 @@ class StreamTable:
         if self._sending.get(key) is sending:
             del self._sending[key]
             self._past_sent_bytes += sending.sent_bytes
+            if not sending.target.by_sender and not self._has_other(sending, self._inlets):
+                self._forget_one_of(sending.peer)
+
+    def opened_by(self, peer: NodeId) -> int:
+        """How many streams that a peer opened have not ended here in both directions."""
+        return self._opened_by[peer]
+
+    def _has_other(
+        self, end: Inlet | SendingEnd, others: Container[tuple[NodeId, ToStream]]
+    ) -> bool:
+        """Whether the other direction of the same stream is among `others`."""
+        number, by_sender = end.target.number, end.target.by_sender
+        return (end.peer, ToStream(number, not by_sender)) in others
+
+    def _forget_one_of(self, peer: NodeId) -> None:
+        self._opened_by[peer] -= 1
+        if not self._opened_by[peer]:
+            del self._opened_by[peer]
 
     def outlet(self, peer: NodeId, target: ToStream) -> Outlet:
         """The way to an end that is there.

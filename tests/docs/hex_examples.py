@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from steinadler.config import WireSettings
-from steinadler.identity import Address, NodeId, ProcessId
+from steinadler.identity import Address, NodeId, ProcessId, SourceRef
 from steinadler.membership import Member
 from steinadler.membership.messages import Ack, Ping, encode
-from steinadler.wire.channels import REPLIES, ToName
+from steinadler.wire import plain
+from steinadler.wire.channels import REPLIES, ToName, ToStream
 from steinadler.wire.codec import Codec, MessageTypes
 from steinadler.wire.frames import FrameType, encode_frame
 from steinadler.wire.handshake import (
@@ -20,7 +21,14 @@ from steinadler.wire.handshake import (
     encode_reject,
 )
 from steinadler.wire.session import PeerLimits, Session
-from steinadler.wire.signals import DownNotice, MonitorRequest, encode_signal
+from steinadler.wire.signals import (
+    DownNotice,
+    MonitorRequest,
+    StreamAbort,
+    StreamStop,
+    encode_signal,
+    failure_array,
+)
 
 MIB = 1024 * 1024
 LIMITS = PeerLimits(1 * MIB, 64 * MIB, 128 * MIB)
@@ -110,6 +118,45 @@ def down() -> bytes:
     return session.data_to_send()
 
 
+def reference() -> bytes:
+    """As the body of an item."""
+    return _encoded(SourceRef(BOB, 0x0123456789ABCDEF))
+
+
+def connecting() -> bytes:
+    session = _session()
+    body = (1).to_bytes(8, "big") + _encoded(("connect", "web", 9))
+    session.enqueue(session.channel(ToName("$streams")), FrameType.CALLS, body)
+    return session.data_to_send()
+
+
+def byte_stream() -> bytes:
+    session = _session()
+    target = ToStream(9, by_sender=True)
+    session.enqueue_bytes(session.channel(target), memoryview(b"GET /"))
+    session.end_stream(target, b"")
+    return session.data_to_send()
+
+
+def broken_stream() -> bytes:
+    session = _session()
+    reason = plain.dumps(failure_array(("OSError", "disk full")))
+    session.end_stream(ToStream(9, by_sender=False), reason)
+    return session.data_to_send()
+
+
+def stream_stop() -> bytes:
+    session = _session()
+    session.enqueue_signal(encode_signal(StreamStop(9, False, None)))
+    return session.data_to_send()
+
+
+def stream_abort() -> bytes:
+    session = _session()
+    session.enqueue_signal(encode_signal(StreamAbort(9)), ToName("$streams"))
+    return session.data_to_send()
+
+
 def ping() -> bytes:
     record = Member(BOB, (Address("192.0.2.8", 4370),), (("role", "gpu"),))
     return encode_frame(FrameType.GOSSIP, payload=encode(Ping(7, (record,))))
@@ -132,6 +179,12 @@ EXAMPLES: dict[str, Callable[[], bytes]] = {
         credit,
         monitor,
         down,
+        reference,
+        connecting,
+        byte_stream,
+        broken_stream,
+        stream_stop,
+        stream_abort,
         ping,
         ack,
     )

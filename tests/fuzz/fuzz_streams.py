@@ -168,9 +168,10 @@ class StreamsOfANode:
         inlets = {*map(id, self._inlets), *(id(s._inlet) for s in streams)}
         inlets.add(id(self._sink))
         assert {id(inlet) for inlet in table._inlets.values()} <= inlets
-        mine = sum(node == peer for node, _ in table._inlets)
-        assert table.inlets_of(peer) == mine
-        assert mine <= MAX_STREAMS + len(self._inlets) + 1
+        opened = {to.number for node, to in table._inlets if node == peer and to.by_sender}
+        opened |= {to.number for node, to in table._sending if node == peer and not to.by_sender}
+        assert table.opened_by(peer) == len(opened)
+        assert len(opened) <= MAX_STREAMS + 2, "the two ends on offer count, and are not refused"
         assert len(self._listener._waiting) <= BACKLOG
         most = self._wire.window_bytes + self._wire.max_message_bytes + ITEM_OVERHEAD_BYTES
         for inlet in table._inlets.values():

@@ -12,6 +12,7 @@ from steinadler.config import MembershipSettings
 from steinadler.identity import Address, NodeId
 from steinadler.membership import (
     Admission,
+    Blocked,
     Cleared,
     Connected,
     Disconnected,
@@ -39,6 +40,7 @@ from steinadler.membership.messages import (
     MAX_MESSAGE_BYTES,
     Ack,
     Gossip,
+    Nack,
     Ping,
     PingRequest,
     SyncReply,
@@ -120,7 +122,7 @@ def test_a_broken_connection_without_a_return_is_a_suspicion_then_down() -> None
     swim = engine(BOB)
     swim.handle(Disconnected(BOB.node, False), START)
     effects = events(advance(swim, START + SETTINGS.indirect_timeout_s + 0.001))
-    assert effects == [Suspected(replace(BOB, state=SUSPECT))]
+    assert effects == [Suspected(BOB.in_state(SUSPECT, "me"))]
     effects = events(advance(swim, START + 0.201 + SETTINGS.suspicion_s))
     assert effects == [Down(replace(BOB, state=DOWN), "no sign of life")]
     assert swim.reconnectable() == (replace(BOB, state=DOWN),)
@@ -346,7 +348,8 @@ def test_a_probe_is_relayed_and_its_answer_passed_on() -> None:
     assert sent(swim.handle(Received(CAROL.node, Ack(ping.sequence)), START)) == []
     about_me = swim.handle(Received(BOB.node, PingRequest(78, ME.node)), START)
     assert [type(message) for message in sent(about_me, BOB)] == [Ack]
-    assert swim.handle(Received(BOB.node, PingRequest(79, DAVE.node)), START) == []
+    unknown = swim.handle(Received(BOB.node, PingRequest(79, DAVE.node)), START)
+    assert [type(message) for message in sent(unknown, BOB)] == [Nack]
 
 
 @pytest.mark.parametrize("answered", [True, False])
@@ -360,7 +363,7 @@ def test_an_answer_through_another_ends_the_probe(answered: bool) -> None:
     if answered:
         swim.handle(Received(CAROL.node, Ack(request.sequence)), START)
     suspicions = events(advance(swim, START + SETTINGS.indirect_timeout_s + 0.001))
-    assert suspicions == ([] if answered else [Suspected(replace(BOB, state=SUSPECT))])
+    assert suspicions == ([] if answered else [Suspected(BOB.in_state(SUSPECT, "me"))])
 
 
 def test_a_late_engine_gives_its_members_the_lost_time_and_a_round_trip() -> None:
@@ -371,7 +374,7 @@ def test_a_late_engine_gives_its_members_the_lost_time_and_a_round_trip() -> Non
     verdict = START + SETTINGS.suspicion_s
     due = swim.next_deadline()
     woke = due + 5.0
-    assert events(swim.handle(Refused(DAVE.node), woke)) == []
+    assert events(swim.handle(Refused(DAVE.node), woke)) == [Blocked(5.0)]
     assert events(swim.tick(woke)) == []
     expected = verdict + 5.0 + SETTINGS.direct_timeout_s
     assert events(advance(swim, expected - 0.001)) == []
@@ -392,7 +395,7 @@ def test_a_member_only_heard_of_is_probed_after_a_while() -> None:
         return events(effects)
 
     assert keep_carol(START + SETTINGS.suspicion_s) == []
-    kinds = [type(effect) for effect in keep_carol(START + 3 * SETTINGS.suspicion_s)]
+    kinds = [type(effect) for effect in keep_carol(START + 6 * SETTINGS.suspicion_s)]
     assert kinds == [Suspected, Down]
 
 
@@ -493,8 +496,10 @@ def test_an_observer_judges_its_own_connections() -> None:
     assert advance(swim, START + SETTINGS.suspicion_s + 0.001) == [
         Down(replace(CAROL, state=DOWN), "connection lost")
     ]
+    assert advance(swim, START + 2) == []
     assert events(swim.handle(Connected(CAROL), START + 2)) == [Up(CAROL)]
     swim.handle(Disconnected(CAROL.node, False), START + 2)
+    assert advance(swim, START + 3) == []
     assert events(swim.handle(Connected(CAROL), START + 3)) == []
     assert events(advance(swim, START + 9)) == []
 

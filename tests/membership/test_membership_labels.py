@@ -43,12 +43,12 @@ def test_new_labels_go_to_everybody_with_a_higher_refutation() -> None:
     watcher = NodeId("watcher", 1)
     swim.handle(ObserverConnected(watcher), 0.0)
     now = replace(ME, labels=NEW, refutation=1)
-    assert swim.handle(Relabel(NEW), 1.0) == [
+    assert swim.handle(Relabel(NEW), 0.0) == [
         Send(BOB.node, Gossip((now,))),
         Send(watcher, Gossip((now,))),
     ]
     assert swim.me == now
-    assert swim.handle(Relabel(NEW), 2.0) == []
+    assert swim.handle(Relabel(NEW), 0.0) == []
 
 
 def test_who_hears_of_new_labels_says_so_and_keeps_no_older_ones() -> None:
@@ -68,11 +68,11 @@ def test_labels_that_do_not_fit_change_nothing() -> None:
 
 def test_an_observer_and_one_that_has_left_say_nothing() -> None:
     observer = engine(observer=True)
-    assert observer.handle(Relabel(NEW), 1.0) == []
+    assert observer.handle(Relabel(NEW), 0.0) == []
     assert observer.me.labels == NEW
     gone = engine()
-    gone.handle(Leave(), 1.0)
-    assert gone.handle(Relabel(NEW), 2.0) == []
+    gone.handle(Leave(), 0.0)
+    assert gone.handle(Relabel(NEW), 0.0) == []
 
 
 async def test_labels_of_real_nodes(autojump_clock: MockClock) -> None:

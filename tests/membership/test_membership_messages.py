@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from steinadler.errors import RemoteProtocolError
 from steinadler.identity import Address, NodeId
 from steinadler.membership import Member, MemberState, Message, decode, encode
+from steinadler.membership.members import MAX_ACCUSERS
 from steinadler.membership.messages import (
     MAX_INTEGER,
     MAX_MESSAGE_BYTES,
     Ack,
     Gossip,
+    Nack,
     Ping,
     PingRequest,
     SyncReply,
@@ -28,7 +30,7 @@ from steinadler.membership.messages import (
 integers = st.integers(0, MAX_INTEGER)
 names = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,6}[A-Za-z0-9])?", fullmatch=True)
 nodes = st.builds(NodeId, names, integers)
-members = st.builds(
+living = st.builds(
     Member,
     nodes,
     st.lists(st.builds(Address, st.text(max_size=9), st.integers(0, 65535)), max_size=3).map(tuple),
@@ -38,6 +40,12 @@ members = st.builds(
     st.sampled_from(MemberState),
     integers,
 )
+suspects = st.builds(
+    lambda member, accusers: member.in_state(MemberState.SUSPECT, *sorted(accusers)),
+    living,
+    st.sets(names, max_size=MAX_ACCUSERS),
+)
+members = living | suspects
 records = st.lists(members, max_size=3).map(tuple)
 messages = st.one_of(
     st.builds(Ping, integers, records),
@@ -46,6 +54,7 @@ messages = st.one_of(
     st.builds(Gossip, records),
     st.builds(SyncRequest, records),
     st.builds(SyncReply, records),
+    st.builds(Nack, integers, records),
 )
 
 ALICE = Member(
@@ -54,6 +63,7 @@ ALICE = Member(
     (("role", "gpu"),),
     MemberState.SUSPECT,
     2,
+    ("bob", "carol"),
 )
 EXAMPLES: list[Message] = [
     Ping(1, (ALICE,)),
@@ -62,6 +72,7 @@ EXAMPLES: list[Message] = [
     Gossip((ALICE, ALICE)),
     SyncRequest(()),
     SyncReply((ALICE,)),
+    Nack(7, (ALICE,)),
 ]
 
 
@@ -118,6 +129,12 @@ def test_fields_that_a_later_version_adds_are_ignored(message: Message) -> None:
     assert decode(cbor2.dumps(grown)) == message
 
 
+def test_a_record_of_an_earlier_version_has_no_accusers() -> None:
+    """Design 5: versions N and N+1 share a cluster."""
+    code, (record,) = cbor2.loads(encode(Gossip((ALICE,))))
+    assert decode(cbor2.dumps([code, [record[:6]]])) == Gossip((ALICE.in_state(ALICE.state),))
+
+
 def altered(**changes: object) -> object:
     fields: dict[str, object] = {
         "name": "alice",
@@ -126,6 +143,7 @@ def altered(**changes: object) -> object:
         "labels": [["a", "b"]],
         "state": 0,
         "refutation": 0,
+        "accusers": [],
     }
     assert changes.keys() <= fields.keys()
     return [4, [[*(fields | changes).values()]]]
@@ -140,6 +158,7 @@ def altered(**changes: object) -> object:
         [],
         [0, []],
         [7, []],
+        [8, []],
         [True, 1, []],
         [1.0, 1, []],
         ["4", []],
@@ -177,6 +196,12 @@ def altered(**changes: object) -> object:
         altered(state=4),
         altered(state=False),
         altered(refutation=None),
+        altered(accusers={}),
+        altered(state=0, accusers=["bob"]),
+        altered(state=1, accusers=["no spaces"]),
+        altered(state=1, accusers=[b"bob"]),
+        altered(state=1, accusers=["b", "a"]),
+        altered(state=1, accusers=["a", "b", "c", "d", "e"]),
     ],
 )
 def test_what_is_not_a_message_is_refused(value: object) -> None:

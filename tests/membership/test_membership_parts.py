@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steinadler.config import MembershipSettings
+from steinadler.errors import ConfigError
 from steinadler.identity import Address, NodeId
 from steinadler.membership import Member
 from steinadler.membership.dissemination import BATCH_BYTES, GossipQueue, batches
+from steinadler.membership.health import JITTER_S, MAX_SCORE, Health, LocalHealth
 from steinadler.membership.probes import MAX_RELAYS, ProbeRing, Relay, Relays
 from steinadler.membership.timing import (
-    STALL_S,
     probes_per_round,
-    stall_allowance_s,
     suspicion_timeout_s,
     transmissions,
 )
@@ -39,12 +39,40 @@ def test_half_of_the_others_are_probed_four_at_most(others: int, probes: int) ->
     assert probes_per_round(others) == probes
 
 
-@pytest.mark.parametrize(
-    ("members", "factor"), [(0, 1.0), (1, 1.0), (2, 1.0), (10, 1.0), (100, 2.0), (1000, 3.0)]
+# What the table in `timing` says: by how many others there are, for 0, 1, 2 and 3 confirmations.
+SUSPICIONS = {
+    0: (1, 1, 1, 1),
+    1: (3, 1, 1, 1),
+    2: (3, 1.74, 1, 1),
+    3: (3, 2, 1.42, 1),
+    4: (3, 2, 1.42, 1),
+    999: (3, 2, 1.42, 1),
+}
+
+
+@pytest.mark.parametrize("others", SUSPICIONS)
+def test_suspicion_shrinks_with_confirmations(others: int) -> None:
+    """Lifeguard IV-B: from unconfirmed_factor times to once suspicion_s, at any size (S1)."""
+    found = [suspicion_timeout_s(DEFAULTS, c, others) / DEFAULTS.suspicion_s for c in range(4)]
+    assert found == pytest.approx(SUSPICIONS[others], abs=0.005)
+
+
+@given(
+    st.integers(0, 10), st.integers(0, 2000), st.floats(0.01, 60), st.floats(1, 20), st.booleans()
 )
-def test_suspicion_grows_with_the_logarithm_of_the_cluster(members: int, factor: float) -> None:
-    """SWIM 4.2: gossip has to reach the suspect and come back."""
-    assert suspicion_timeout_s(DEFAULTS, members) == pytest.approx(DEFAULTS.suspicion_s * factor)
+def test_suspicion_is_bounded_and_falls(
+    confirmations: int, others: int, shortest: float, factor: float, local_health: bool
+) -> None:
+    """S1 and S2: never under suspicion_s, never over its bound, never longer for a confirmation."""
+    settings = MembershipSettings(
+        suspicion_s=shortest, unconfirmed_factor=factor, local_health=local_health
+    )
+    now = suspicion_timeout_s(settings, confirmations, others)
+    then = suspicion_timeout_s(settings, confirmations + 1, others)
+    slack = 1 + 1e-9
+    assert shortest <= then * slack <= now * slack**2 <= shortest * factor * slack**3
+    if not local_health or confirmations >= min(others, 3):
+        assert now == shortest
 
 
 @pytest.mark.parametrize(("members", "sent"), [(1, 4), (9, 4), (10, 8), (99, 8), (100, 12)])
@@ -54,21 +82,89 @@ def test_an_update_is_passed_on_a_logarithmic_number_of_times(members: int, sent
 
 
 @pytest.mark.parametrize(
-    ("late", "allowance"),
-    [(-math.inf, 0), (-1, 0), (0, 0), (STALL_S, 0), (0.1, 0.2), (0.3, 0.6), (1.9, 2.2)],
+    ("late", "allowance", "score"),
+    [
+        *((late, 0, 0) for late in (-math.inf, -1, 0, JITTER_S)),
+        (0.1, 0.2, 0),
+        (0.31, 0.61, 1),
+        (1.9, 2.2, 6),
+        (9, 9.3, MAX_SCORE),
+    ],
 )
-def test_a_stall_is_made_up_for(late: float, allowance: float) -> None:
-    """S2: the time lost, and as much again to read, one direct timeout at most."""
-    assert stall_allowance_s(DEFAULTS, late) == pytest.approx(allowance)
+def test_a_stall_is_made_up_for_and_remembered(late: float, allowance: float, score: int) -> None:
+    """S2: the time lost, and as much again to read; and whoever was away doubts its judgement."""
+    health = LocalHealth(DEFAULTS)
+    assert health.ran_late(late) == pytest.approx(allowance)
+    assert health.score == score
+    blocked_s = late if late > 0.3 else 0
+    assert health.report() == Health(score, blocked_s > 0, blocked_s, blocked_s)
 
 
-def test_the_defaults_keep_the_promise_on_paper() -> None:
-    """S1 and S2: the formula of MembershipSettings, with 0.2 s to spare on both sides."""
-    earliest = (
-        DEFAULTS.direct_timeout_s + DEFAULTS.indirect_timeout_s + suspicion_timeout_s(DEFAULTS, 3)
-    )
-    assert earliest >= 2.2
-    assert earliest + 2 * DEFAULTS.probe_interval_s <= 2.8
+def test_what_lowers_and_raises_the_score() -> None:
+    """Lifeguard IV-A: the table in `health`, and the multiplier that follows."""
+    health = LocalHealth(DEFAULTS)
+    health.probe_failed(asked=3, nacked=3)
+    assert health.scaled(0.3) == 0.3
+    health.probe_failed(asked=3, nacked=1)
+    assert health.scaled(0.3) == pytest.approx(0.9)
+    health.probe_failed(asked=0, nacked=0)
+    health.accused()
+    assert health.score == 4
+    health.round_begins()
+    assert health.score == 4  # it was not well since the round before
+    health.round_begins()
+    assert health.score == 3
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 100))))
+def test_the_score_stays_in_its_bounds_and_time_heals(happenings: list[tuple[int, float]]) -> None:
+    """S1: whatever happened, a node that is well for so many rounds judges as fast as any."""
+    health = LocalHealth(DEFAULTS)
+    for kind, amount in happenings:
+        match kind:
+            case 0:
+                assert 0 <= health.ran_late(amount) <= amount + DEFAULTS.direct_timeout_s
+            case 1:
+                health.probe_failed(int(amount), 0)
+            case 2:
+                health.accused()
+            case _:
+                health.round_begins()
+        assert 0 <= health.score <= MAX_SCORE
+    for _ in range(MAX_SCORE + 1):
+        health.round_begins()
+    assert health.score == 0
+
+
+def test_plain_swim_has_no_doubts() -> None:
+    """The benchmark's switch: no score, no allowance, no confirmations."""
+    health = LocalHealth(MembershipSettings(local_health=False))
+    health.probe_failed(asked=3, nacked=0)
+    health.accused()
+    assert health.ran_late(5) == 0
+    assert health.score == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "bounds"),
+    [
+        (MembershipSettings.one_machine(), (2.2, 2.5)),
+        (MembershipSettings.lan(), (2.2, 2.7)),
+        (MembershipSettings.wan(), (7.0, 9.0)),
+    ],
+)
+def test_the_profiles_keep_what_they_say(
+    settings: MembershipSettings, bounds: tuple[float, float]
+) -> None:
+    """S1 and S2: their docstrings, by the formula."""
+    earliest = settings.direct_timeout_s + settings.indirect_timeout_s + settings.suspicion_s
+    assert (earliest, earliest + 2 * settings.probe_interval_s) == pytest.approx(bounds)
+
+
+def test_a_factor_that_would_shorten_suspicion_is_refused() -> None:
+    """S2: an accusation of one alone is no better than one that others confirm."""
+    with pytest.raises(ConfigError, match="unconfirmed_factor"):
+        MembershipSettings(unconfirmed_factor=0.9)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 8))
@@ -118,7 +214,7 @@ def test_relays_are_bounded_expire_and_answer_only_their_target() -> None:
     relays = Relays()
     alice, bob, eve = (NodeId(name, 1) for name in ("alice", "bob", "eve"))
     for sequence in range(MAX_RELAYS + 1):
-        relays.start(sequence, Relay(alice, sequence, bob, expires=float(sequence)))
+        relays.start(sequence, Relay(alice, sequence, bob, math.inf, expires=float(sequence)))
     assert relays.answered(0, bob) is None  # given up for the newest
     assert relays.answered(7, eve) is None
     relay = relays.answered(7, bob)

@@ -12,7 +12,7 @@ from steinadler.errors import ConfigError
 from steinadler.identity import Address, NodeId
 from steinadler.membership import Cleared, Down, Member, MemberState, Suspected, Up, Updated
 from steinadler.membership.events import Effect
-from steinadler.membership.members import MAX_RECORD_BYTES, join, supersedes
+from steinadler.membership.members import MAX_ACCUSERS, MAX_RECORD_BYTES, join
 from steinadler.membership.messages import Gossip, encode
 from steinadler.membership.table import transition
 
@@ -24,15 +24,19 @@ addresses = st.lists(
 labels = st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=2).map(
     lambda mapping: tuple(sorted(mapping.items()))
 )
-# Few values, so that ties at every level of the rule are common.
-records = st.builds(
-    Member,
-    st.builds(NodeId, st.just("n"), st.integers(1, 3)),
-    addresses,
-    labels,
-    st.sampled_from(MemberState),
-    st.integers(0, 2),
-)
+accusers = st.sets(st.sampled_from("abcdef"), max_size=MAX_ACCUSERS)
+
+
+@st.composite
+def records_of_n(draw: st.DrawFn) -> Member:
+    """Few values, so that ties at every level of the rule are common."""
+    node = NodeId("n", draw(st.integers(1, 3)))
+    member = Member(node, draw(addresses), draw(labels), refutation=draw(st.integers(0, 2)))
+    state = draw(st.sampled_from(MemberState))
+    return member.in_state(state, *(sorted(draw(accusers)) if state is SUSPECT else ()))
+
+
+records = records_of_n()
 
 
 @given(records, records, records)
@@ -41,6 +45,17 @@ def test_join_is_commutative_associative_and_idempotent(a: Member, b: Member, c:
     assert join(a, b) == join(b, a)
     assert join(a, join(b, c)) == join(join(a, b), c)
     assert join(a, a) == a
+
+
+@given(st.lists(accusers, min_size=1, max_size=6))
+def test_one_suspicion_gathers_its_accusers(sets: list[set[str]]) -> None:
+    """Lifeguard IV-B: confirmations add up, whoever tells of them; four say all there is to say."""
+    held = record(1, SUSPECT, 0)
+    for names in sets:
+        held = join(held, record(1, SUSPECT, 0).in_state(SUSPECT, *sorted(names)))
+    assert list(held.accusers) == sorted(set().union(*sets))[:MAX_ACCUSERS]
+    assert join(held, record(1, DOWN, 0)).accusers == ()
+    assert join(held, record(1, ALIVE, 1)).accusers == ()
 
 
 def record(incarnation: int, state: MemberState, refutation: int) -> Member:
@@ -54,7 +69,7 @@ def record(incarnation: int, state: MemberState, refutation: int) -> Member:
 def test_the_rule_on_every_pair_of_records(
     held: tuple[MemberState, int, int], new: tuple[MemberState, int, int]
 ) -> None:
-    """D3: the table in `supersedes`, row by row, written another way."""
+    """D3: the table in `join`, row by row, written another way."""
     (held_state, held_refutation, held_life), (new_state, new_refutation, new_life) = held, new
     if new_life != held_life:
         expected = new_life > held_life
@@ -70,7 +85,7 @@ def test_the_rule_on_every_pair_of_records(
         )
     one = record(held_life, held_state, held_refutation)
     other = record(new_life, new_state, new_refutation)
-    assert supersedes(other, one) is expected
+    assert join(one, other) == (other if expected else one)
 
 
 SAME_LIFE: dict[tuple[MemberState | None, MemberState], tuple[type, ...]] = {
@@ -135,5 +150,12 @@ def test_a_record_is_bounded_and_its_labels_sorted() -> None:
     for wrong in ((("b", ""), ("a", "")), (("a", ""), ("a", ""))):
         with pytest.raises(ConfigError, match="sorted"):
             Member(node, labels=wrong)
+    wrong_accusers: list[tuple[MemberState, tuple[str, ...]]] = [
+        *((state, ("a",)) for state in (ALIVE, DOWN, LEFT)),
+        *((SUSPECT, names) for names in (("b", "a"), ("a", "a"), tuple("abcde"))),
+    ]
+    for state, names in wrong_accusers:
+        with pytest.raises(ConfigError, match="accusers"):
+            Member(node, state=state, accusers=names)
     member = Member(node, labels=(("role", "gpu"), ("zone", "a")))
     assert (member.label("role"), member.label("none")) == ("gpu", None)
