@@ -403,6 +403,10 @@ async def test_what_cannot_be_hosted(autojump_clock: MockClock) -> None:
             host.entities.host("Counter", host.behaviour)
         with pytest.raises(ConfigError, match="not an entity type"):
             host.entities.host("a,b", host.behaviour)
+        with pytest.raises(ConfigError, match="not an entity type"):
+            host.node.entity(42, "1")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="an entity's id is text"):
+            host.node.entity("Counter", 42)  # type: ignore[arg-type]
         for number in range(8):
             with_many = f"{number}" * 250
             host.entities.host(with_many, host.behaviour)
