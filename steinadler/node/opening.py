@@ -76,7 +76,7 @@ async def open_node(
         if not all(isinstance(text, str) for text in item):
             raise ConfigError(f"labels are texts; {item[0]!r}: {item[1]!r} is not")
     config = config or Config()
-    rng = random.Random()
+    rng = random.SystemRandom()  # nobody is to foresee the tokens of channels on offer
     addresses = [seed if isinstance(seed, Address) else parse_address(seed) for seed in seeds]
     role = Role.OBSERVER if observer else Role.NODE
     # A URL that names no store fails here, and not when the first type is hosted.
