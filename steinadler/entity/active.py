@@ -85,7 +85,9 @@ class Entity:
         self.todo = Action.NOTHING
         self.epoch = 0  # none, until the store gave one
         self.memory: Any = None
-        self.failure: Exception | None = None
+        # Why nothing that is held here may be relied on: the answer of all who ask.  Not the
+        # exception, whose traceback would keep all that the turn had in its hands.
+        self.failure: Answer | None = None
         self.used_at = 0.0
         self.going_since = 0.0  # 0 when it is to stay
         # Who wants it: the epoch that is to end, and whom to tell when it has.
@@ -114,7 +116,7 @@ class Entity:
     def forget(self) -> None:
         """The host's: the entity is gone from here; somebody may still hold the object."""
         self.epoch = 0
-        self.memory = self.timers = self._state = self._expires_at = None
+        self.memory = self.timers = self.failure = self._state = self._expires_at = None
 
     # -- what behaviours use: see `Active` -----------------------------------------------------
 

@@ -146,7 +146,7 @@ class Attendant:
             self._count(action)
             return True
         if action is Action.FAIL:
-            self._answer_all(entity, answers.of_error(entity.failure or EntityHostFailed()))
+            self._answer_all(entity, entity.failure or answers.of_error(EntityHostFailed()))
         if entity.turns.state is State.DORMANT:
             self._gone(entity)
             self._went.unpark_all()
@@ -186,10 +186,10 @@ class Attendant:
             text = f"a turn of {entity.key} took too long, and was cut"
             entity.host.lose(entity, EntityTimedOut(text))
             assert entity.failure is not None
-            work.answer(answers.of_error(entity.failure))
+            work.answer(entity.failure)
             raise
         if entity.failure is not None and answer[0] == answers.ANSWERED:
-            answer = answers.of_error(entity.failure)
+            answer = entity.failure
         work.answer(answer)
 
     async def run_beside(self, entity: Entity, work: Work) -> None:
@@ -208,17 +208,17 @@ class Attendant:
         try:
             await self._ownership.take(entity)
             await entity.behaviour.activate(entity)
-            if entity.failure is not None:
-                raise entity.failure
         except Exception as error:
             if not isinstance(error, EntityError):
                 logger.error("%s cannot be activated: %s", entity.key, error, exc_info=error)
             await self._ownership.release(entity)
-            entity.failure = error
-            return Input.ACTIVATION_FAILED
+            entity.failure = entity.failure or answers.of_error(error)
         except BaseException:
-            entity.failure = EntityUnavailable(f"{entity.key} was not active in time; nothing ran")
+            text = f"{entity.key} was not active in time; nothing ran"
+            entity.failure = answers.of_error(EntityUnavailable(text))
             raise
+        if entity.failure is not None:
+            return Input.ACTIVATION_FAILED
         self.counters.activations += 1
         self._idle.add(entity, self.workers.now)
         return Input.ACTIVATED

@@ -212,8 +212,8 @@ def _weight(change: Put | Delete | SetReminder | DeleteReminder) -> int:
 def check(commit: Commit) -> Commit:
     """Return `commit` when every store can hold it: nobody else of its group shall suffer.
 
-    Raises `StateTooLarge`, and `ConfigError` for text that UTF-8 cannot say, a time that is none, or
-    a period that leads nowhere.  A member may have sent any of it, so the types are looked at too.
+    Raises `StateTooLarge`, and `ConfigError` for text that UTF-8 cannot say, a time that is none
+    or a period that leads nowhere.  A member may have sent any of it, so types are looked at too.
     """
     for change in commit.changes:
         match change:

@@ -185,7 +185,7 @@ class Host:
     def lose(self, entity: Entity, error: EntityError) -> None:
         """What is held here of the entity cannot be relied on, because of `error`."""
         if entity.failure is None:
-            entity.failure = error
+            entity.failure = answers.of_error(error)
             self._attendant.counters.lost += 1
         self._begin_to_go(entity, Input.LOSE)
 
