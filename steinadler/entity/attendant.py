@@ -2,14 +2,15 @@
 
     Turns -> Action -> workers: activate, run, deactivate -> Input -> Turns -> ...
 
-One worker attends to an entity at a time, so its turns follow each other (E1); only a turn that
-its behaviour lets reenter, and work that needs no turn, run beside.  What takes too long is cut by
-a sweep over the workers and not by a deadline for each turn, which would cost every turn a scope.
+One worker attends to an entity at a time, so its turns follow each other (E1); only turns that are
+nested in another, and work that needs no turn, run beside.  What takes too long is cut by a sweep
+over the workers and not by a deadline for each turn, which would cost every turn a scope.
 """
 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from steinadler.entity import answers
 from steinadler.entity.active import Entity, Work
 from steinadler.entity.answers import Answer
 from steinadler.entity.ownership import Ownership
+from steinadler.entity.reentrancy import open_chain
 from steinadler.entity.sweeping import IdleEntities, limit_of
 from steinadler.entity.turns import Action, Input, State
 from steinadler.entity.workers import Workers
@@ -166,15 +168,24 @@ class Attendant:
         work, late = entity.turns.next(trio.current_time())
         for each in late:
             each.answer(_LATE)
-        if work is not None:
-            await self._run_turn(entity, work)
+        if work is None:
+            return
+        if entity.behaviour.max_depth is None:
+            await self.run_turn(entity, work)
+        else:
+            await self._run_chain(entity, work, entity.behaviour.max_depth)
 
-    async def run_within(self, entity: Entity, work: Work) -> None:
-        """Run a turn in the middle of another, which waits for it."""
-        with trio.move_on_after(self._settings.turn_timeout_s):
-            await self._run_turn(entity, work)
+    async def _run_chain(self, entity: Entity, work: Work, max_depth: int) -> None:
+        """Run a turn, and those that are nested in it."""
+        name = work.chain(entity) or uuid.uuid4().hex
+        try:
+            async with open_chain(name, max_depth) as entity.reentry:
+                await self.run_turn(entity, work)
+        finally:
+            entity.reentry = None
 
-    async def _run_turn(self, entity: Entity, work: Work) -> None:
+    async def run_turn(self, entity: Entity, work: Work) -> None:
+        """Run a turn of an entity, and answer who asked for it."""
         self.counters.turns += 1
         try:
             answer = answers.of_value(await work.run(entity), self._codec)

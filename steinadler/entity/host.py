@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -132,10 +133,9 @@ class Host:
         entity = self._entities.get(key) or self._place_for(key, work)
         if entity is None:
             return
-        if entity.behaviour.reentrant and entity.turns.state in _IN_TURN:
-            assert self._nursery is not None
-            if entity.behaviour.reenters(entity, work.turn(entity)):
-                self._nursery.start_soon(self._attendant.run_within, entity, work)
+        if entity.reentry is not None and entity.turns.state in _IN_TURN:
+            run = partial(self._attendant.run_turn, entity, work)
+            if entity.reentry.let_in(work.chain(entity), run):
                 return
         settings = self._settings
         action = entity.turns.arrive(work, settings.max_waiting_calls, settings.max_waiting_bytes)
