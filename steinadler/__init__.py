@@ -17,6 +17,7 @@ The layout, from the bottom up (each may import only from those above it in this
     stream      Trio      channels of objects and streams of bytes between nodes
     entity      Trio      virtual actors: one owner each, durable state
     node        Trio      composes all of it; `open_node`
+    supervision Trio      processes that keep others running, here or over the members
     sidecar     Trio      entities of programs in any language, behind HTTP
     cli                   the command line
     testing               a simulated network for your own tests
@@ -97,6 +98,13 @@ from steinadler.stream import (
     StreamListener,
     StreamStatistics,
 )
+from steinadler.supervision import (
+    ChildInfo,
+    ChildSpec,
+    SupervisorSpec,
+    cluster_supervisor,
+    supervisor,
+)
 from steinadler.wire.codec import DEFAULT_MESSAGE_TYPES as _MESSAGE_TYPES
 
 export = _EXPORTS.export
@@ -107,6 +115,8 @@ __all__ = [
     "Address",
     "ByteStream",
     "Call",
+    "ChildInfo",
+    "ChildSpec",
     "ClaimError",
     "Config",
     "ConfigError",
@@ -167,9 +177,12 @@ __all__ = [
     "StreamRefused",
     "StreamSettings",
     "StreamStatistics",
+    "SupervisorSpec",
     "WireSettings",
+    "cluster_supervisor",
     "command",
     "export",
     "message",
     "open_node",
+    "supervisor",
 ]

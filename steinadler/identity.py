@@ -89,6 +89,8 @@ class EntityKey:
 
     def __post_init__(self) -> None:
         check_entity_type(self.type)
+        if not isinstance(self.id, str):
+            raise ConfigError(f"an entity's id is text, as in '42', not {self.id!r:.300}")
         try:
             size = len(self.id.encode())
         except UnicodeEncodeError:
@@ -155,9 +157,9 @@ def check_process_name(name: str) -> str:
 
 def check_entity_type(type_: str) -> str:
     """Return `type_`; raise `ConfigError` when no entity type can be called so."""
-    if not _ENTITY_TYPE.match(type_):
+    if not isinstance(type_, str) or not _ENTITY_TYPE.match(type_):
         raise ConfigError(
-            f"{type_[:60]!r} is not an entity type: 1 to 255 visible ASCII characters without "
+            f"{type_!r:.60} is not an entity type: 1 to 255 visible ASCII characters without "
             '"/" and ","'
         )
     return type_

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import trio
@@ -35,8 +35,6 @@ from steinadler.cli.traffic import Tell, telling, totals, watch
 from steinadler.errors import ConfigError
 from steinadler.identity import check_node_name, check_service
 from steinadler.node import Node, open_node
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 # How long a forward that has just opened waits to see the services, before it says so.
 _FIND_S = 3.0
@@ -82,7 +80,7 @@ def _pairs(
     return read
 
 
-def _carrying(command: _Command) -> _Command:
+def _carrying(command: Callable[..., None]) -> Callable[..., None]:
     """The options of both commands."""
     for option in (
         click.option(
@@ -185,8 +183,8 @@ def forward(pairs: list[tuple[Place, Service]], **options: Any) -> None:
 
 
 def _is_offered(node: Node, service: Service) -> bool:
-    offering = node.streams.offering(service.name)
-    return any(service.node in (None, each.name) for each in offering)
+    offering = node.services().get(service.name, ())
+    return any(service.node in (None, member.node.name) for member in offering)
 
 
 class _Life:

@@ -105,7 +105,9 @@ def _why(error: OSError) -> str:
         whys = [_why(each) for each in inner.exceptions if isinstance(each, OSError)]
         return ", ".join(dict.fromkeys(whys))
     # Trio puts the address into the text, which the caller says anyway.
-    return os.strerror(error.errno) if (error.errno or 0) > 0 else explain(error)
+    if error.errno is not None and error.errno > 0:  # a resolver's are below
+        return os.strerror(error.errno)
+    return explain(error)
 
 
 def break_off(stream: trio.SocketStream) -> None:

@@ -56,7 +56,7 @@ class Offers(Generic[Thing]):
     def expire(self, now: float) -> list[Thing]:
         """Take back, and return, what nobody claimed in time."""
         expired = []
-        while self.next_deadline() <= now:
+        while self._offers and self.next_deadline() <= now:
             thing, _ = self._offers.pop(next(iter(self._offers)))
             expired.append(thing)
         return expired

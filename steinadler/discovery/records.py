@@ -149,13 +149,13 @@ def _judge(text: dict[str, str]) -> Txt:
     return Announcement(cluster, node, int(incarnation))
 
 
-def usable_ips(texts: Iterable[str]) -> tuple[str, ...]:
+def usable_ips(texts: Iterable[str], most: int = MAX_ADDRESSES) -> tuple[str, ...]:
     """Of IP addresses as text, those worth announcing or dialling, the likeliest first.
 
     Left out are: what is not an IP address; the unspecified, multicast and reserved ones;
     IPv4 addresses dressed up as IPv6; and IPv6 link-local ones, which mean nothing without the
     interface.  A loopback address stays only where there is no other: on another machine it
-    would be that machine's own.  At most eight are returned.
+    would be that machine's own.  At most `most` are returned.
     """
     routed: set[IpAddress] = set()
     loopback: set[IpAddress] = set()
@@ -171,7 +171,7 @@ def usable_ips(texts: Iterable[str]) -> tuple[str, ...]:
         ):
             continue
         (loopback if ip.is_loopback else routed).add(ip)
-    return tuple(str(ip) for ip in sorted(routed or loopback, key=_likelihood)[:MAX_ADDRESSES])
+    return tuple(str(ip) for ip in sorted(routed or loopback, key=_likelihood)[:most])
 
 
 def all_loopback(ips: Iterable[str]) -> bool:

@@ -1,8 +1,7 @@
 """Seeds: addresses that somebody wrote down.
 
-They are proposed at once, so that a node with seeds never waits for a network protocol, and
-again every few seconds, so that a seed which starts later, or comes back, is found then.  There
-is no "tried enough": giving up on a seed is how clusters stay split after a long outage.
+They are proposed at once, so that a node with seeds never waits for a network protocol, and then
+in rounds, see `steinadler.discovery.rounds`.
 """
 
 from __future__ import annotations
@@ -12,20 +11,17 @@ from collections.abc import Iterable
 
 import trio
 
+from steinadler.discovery.rounds import Rounds
 from steinadler.discovery.source import Candidate, Found, Source
-from steinadler.errors import ConfigError
 from steinadler.identity import Address
-
-# A round comes between these multiples of the interval after the last one.
-_JITTER = (0.75, 1.25)
 
 
 class Seeds(Source):
     """Proposes each of `addresses` at once and then about every `interval_s` seconds.
 
-    The time between two rounds is `interval_s` times a number that `rng` draws between 0.75 and
-    1.25, so that nodes started together do not ask together.  Host names are proposed as they
-    are: they are looked up at every dial, so a name that moves is followed.
+    `rng` draws the time between two rounds, 0.75 to 1.25 times `interval_s`, and the 32 of a round
+    where there are more.  Host names are proposed as they are: they are looked up at every dial,
+    so a name that moves is followed, and all addresses behind a name are dialled.
 
     Raises `ConfigError` when `interval_s` is not greater than zero.
     """
@@ -33,11 +29,8 @@ class Seeds(Source):
     def __init__(
         self, addresses: Iterable[Address], *, rng: random.Random, interval_s: float = 3.0
     ) -> None:
-        if not interval_s > 0:
-            raise ConfigError(f"interval_s must be greater than zero, not {interval_s!r}")
         self._candidates = tuple(Candidate(address, "seed") for address in addresses)
-        self._rng = rng
-        self._interval_s = interval_s
+        self._rounds = Rounds(rng, interval_s)
 
     async def run(
         self,
@@ -47,7 +40,6 @@ class Seeds(Source):
     ) -> None:
         """Run until cancelled; returns at once when there are no seeds.  See `Source.run`."""
         task_status.started()
-        while self._candidates:
-            for candidate in self._candidates:
-                found(candidate)
-            await trio.sleep(self._interval_s * self._rng.uniform(*_JITTER))
+        if self._candidates:
+            self._rounds.put(self._candidates)
+            await self._rounds.run(found)

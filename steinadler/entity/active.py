@@ -27,10 +27,12 @@ from steinadler.entity.store import (
     SetReminder,
 )
 from steinadler.entity.turns import Action, State, Turns
+from steinadler.errors import RemoteProtocolError
 from steinadler.identity import EntityKey
 
 if TYPE_CHECKING:
     from steinadler.entity.host import Host
+    from steinadler.entity.reentrancy import Chain
     from steinadler.entity.schedule import RunningTimer
 
 # What waiting work takes beside its argument, about.
@@ -63,6 +65,15 @@ class Work(ABC):
         argument = entity.host.codec.decode(self.argument)
         return Turn(self.kind, self.method, argument, self.deadline)
 
+    def chain(self, entity: Entity) -> str | None:
+        """The chain of calls that it says it belongs to: see `Behaviour.chain_of`."""
+        if self.kind is not Kind.CALL:
+            return None
+        try:
+            return entity.behaviour.chain_of(self.turn(entity))
+        except RemoteProtocolError:  # it cannot be read, as its turn will say
+            return None
+
     @abstractmethod
     def answer(self, answer: Answer) -> None:
         """It has run, or will not.  Must not wait or raise."""
@@ -74,7 +85,7 @@ class Entity:
     __slots__ = (
         *("_expires_at", "_lock", "_state", "asked", "behaviour", "epoch", "failure"),
         *("going_since", "host"),
-        *("key", "memory", "timers", "todo", "turns", "used_at"),
+        *("key", "memory", "reentry", "timers", "todo", "turns", "used_at"),
     )
 
     def __init__(self, key: EntityKey, behaviour: Behaviour, host: Host) -> None:
@@ -85,11 +96,14 @@ class Entity:
         self.todo = Action.NOTHING
         self.epoch = 0  # none, until the store gave one
         self.memory: Any = None
-        self.failure: Exception | None = None
+        # Why nothing that is held here may be relied on: the answer of all who ask.  Not the
+        # exception, whose traceback would keep all that the turn had in its hands.
+        self.failure: Answer | None = None
         self.used_at = 0.0
         self.going_since = 0.0  # 0 when it is to stay
         # Who wants it: the epoch that is to end, and whom to tell when it has.
         self.asked: list[tuple[int, Callable[[], None]]] | None = None
+        self.reentry: Chain | None = None  # of a reentrant type, while a turn runs
         self.timers: dict[str, RunningTimer] | None = None
         self._state: dict[str, bytes] | None = None
         self._expires_at: dict[str, float] | None = None
@@ -114,9 +128,13 @@ class Entity:
     def forget(self) -> None:
         """The host's: the entity is gone from here; somebody may still hold the object."""
         self.epoch = 0
-        self.memory = self.timers = self._state = self._expires_at = None
+        self.memory = self.timers = self.failure = self._state = self._expires_at = None
 
     # -- what behaviours use: see `Active` -----------------------------------------------------
+
+    @property
+    def chain(self) -> str | None:
+        return self.reentry.name if self.reentry is not None else None
 
     def now(self) -> float:
         return self.host.clock()

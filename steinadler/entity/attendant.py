@@ -2,14 +2,15 @@
 
     Turns -> Action -> workers: activate, run, deactivate -> Input -> Turns -> ...
 
-One worker attends to an entity at a time, so its turns follow each other (E1); only a turn that
-its behaviour lets reenter, and work that needs no turn, run beside.  What takes too long is cut by
-a sweep over the workers and not by a deadline for each turn, which would cost every turn a scope.
+One worker attends to an entity at a time, so its turns follow each other (E1); only turns that are
+nested in another, and work that needs no turn, run beside.  What takes too long is cut by a sweep
+over the workers and not by a deadline for each turn, which would cost every turn a scope.
 """
 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from steinadler.entity import answers
 from steinadler.entity.active import Entity, Work
 from steinadler.entity.answers import Answer
 from steinadler.entity.ownership import Ownership
+from steinadler.entity.reentrancy import open_chain
 from steinadler.entity.sweeping import IdleEntities, limit_of
 from steinadler.entity.turns import Action, Input, State
 from steinadler.entity.workers import Workers
@@ -146,7 +148,7 @@ class Attendant:
             self._count(action)
             return True
         if action is Action.FAIL:
-            self._answer_all(entity, answers.of_error(entity.failure or EntityHostFailed()))
+            self._answer_all(entity, entity.failure or answers.of_error(EntityHostFailed()))
         if entity.turns.state is State.DORMANT:
             self._gone(entity)
             self._went.unpark_all()
@@ -166,15 +168,24 @@ class Attendant:
         work, late = entity.turns.next(trio.current_time())
         for each in late:
             each.answer(_LATE)
-        if work is not None:
-            await self._run_turn(entity, work)
+        if work is None:
+            return
+        if entity.behaviour.max_depth is None:
+            await self.run_turn(entity, work)
+        else:
+            await self._run_chain(entity, work, entity.behaviour.max_depth)
 
-    async def run_within(self, entity: Entity, work: Work) -> None:
-        """Run a turn in the middle of another, which waits for it."""
-        with trio.move_on_after(self._settings.turn_timeout_s):
-            await self._run_turn(entity, work)
+    async def _run_chain(self, entity: Entity, work: Work, max_depth: int) -> None:
+        """Run a turn, and those that are nested in it."""
+        name = work.chain(entity) or uuid.uuid4().hex
+        try:
+            async with open_chain(name, max_depth) as entity.reentry:
+                await self.run_turn(entity, work)
+        finally:
+            entity.reentry = None
 
-    async def _run_turn(self, entity: Entity, work: Work) -> None:
+    async def run_turn(self, entity: Entity, work: Work) -> None:
+        """Run a turn of an entity, and answer who asked for it."""
         self.counters.turns += 1
         try:
             answer = answers.of_value(await work.run(entity), self._codec)
@@ -186,10 +197,10 @@ class Attendant:
             text = f"a turn of {entity.key} took too long, and was cut"
             entity.host.lose(entity, EntityTimedOut(text))
             assert entity.failure is not None
-            work.answer(answers.of_error(entity.failure))
+            work.answer(entity.failure)
             raise
         if entity.failure is not None and answer[0] == answers.ANSWERED:
-            answer = answers.of_error(entity.failure)
+            answer = entity.failure
         work.answer(answer)
 
     async def run_beside(self, entity: Entity, work: Work) -> None:
@@ -208,17 +219,17 @@ class Attendant:
         try:
             await self._ownership.take(entity)
             await entity.behaviour.activate(entity)
-            if entity.failure is not None:
-                raise entity.failure
         except Exception as error:
             if not isinstance(error, EntityError):
                 logger.error("%s cannot be activated: %s", entity.key, error, exc_info=error)
             await self._ownership.release(entity)
-            entity.failure = error
-            return Input.ACTIVATION_FAILED
+            entity.failure = entity.failure or answers.of_error(error)
         except BaseException:
-            entity.failure = EntityUnavailable(f"{entity.key} was not active in time; nothing ran")
+            text = f"{entity.key} was not active in time; nothing ran"
+            entity.failure = answers.of_error(EntityUnavailable(text))
             raise
+        if entity.failure is not None:
+            return Input.ACTIVATION_FAILED
         self.counters.activations += 1
         self._idle.add(entity, self.workers.now)
         return Input.ACTIVATED

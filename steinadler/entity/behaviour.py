@@ -2,7 +2,7 @@
 
 A behaviour stands for one type of entity.  The host sees to it that at most one of `run` and
 `deactivate` runs for an entity at a time, and that both get the activation that they are about.
-Only a turn that `reenters` runs beside another.
+Only turns of one chain of calls run within each other: see `reentrancy`.
 """
 
 from __future__ import annotations
@@ -66,6 +66,10 @@ class Active(Protocol):
     @property
     def epoch(self) -> int: ...
 
+    @property
+    def chain(self) -> str | None:
+        """The chain of calls that the running turn belongs to, of a reentrant type."""
+
     # What the behaviour wants to keep with the activation; starts as None.
     memory: Any
 
@@ -93,8 +97,8 @@ class Behaviour(ABC):
     idle_s: float = 3600.0
     # Seconds that a turn may still run when its entity is to leave, within the node's `drain_s`.
     drain_s: float = math.inf
-    # Whether `reenters` is to be asked.
-    reentrant: bool = False
+    # How many turns of one chain of calls may run within each other; None: it is not reentrant.
+    max_depth: int | None = None
 
     @abstractmethod
     async def activate(self, entity: Active) -> None:
@@ -108,12 +112,12 @@ class Behaviour(ABC):
         `RemoteError` to the caller.  The entity stays active, unless it was `StaleEpoch`.
         """
 
-    def reenters(self, entity: Active, turn: Turn) -> bool:
-        """Whether a turn may run beside the one that runs, which waits for it (reentrancy).
+    def chain_of(self, turn: Turn) -> str | None:
+        """The chain of calls that a call says it belongs to; None when it says nothing.
 
-        Asked when a call finds the entity in a turn; must not wait.  By default none may.
+        Asked of reentrant types, when a call comes; must not wait.
         """
-        return False
+        return None
 
     @abstractmethod
     async def deactivate(self, entity: Active) -> None:

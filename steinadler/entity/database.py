@@ -14,7 +14,6 @@ on SQLite a hand-over of the interpreter's lock, that a group is there to save.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +39,10 @@ MAX_COMMIT_BYTES = 16 * 1024 * 1024
 # What a change or a write takes beside its keys and values, roughly.
 _OVERHEAD_BYTES = 64
 _MAX_INTEGER = 2**63 - 1
+# Seconds since 1970, or before: a float of that size still tells one millisecond from the next.
+_MAX_TIME = 2.0**40
+# A shorter period is no reminder but a busy loop; a longer one may lead past the last time.
+MIN_PERIOD_S, MAX_PERIOD_S = 0.001, 2.0**39
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,15 +212,9 @@ def _weight(change: Put | Delete | SetReminder | DeleteReminder) -> int:
 def check(commit: Commit) -> Commit:
     """Return `commit` when every store can hold it: nobody else of its group shall suffer.
 
-    Raises `StateTooLarge`, and `ConfigError` for text that UTF-8 cannot say or a time that is no
-    number.
+    Raises `StateTooLarge`, and `ConfigError` for text that UTF-8 cannot say, a time that is none
+    or a period that leads nowhere.  A member may have sent any of it, so types are looked at too.
     """
-    size = size_of(commit)
-    if size > MAX_COMMIT_BYTES:
-        raise StateTooLarge(
-            f"{commit.key}: one turn would store {size} bytes, and the limit is "
-            f"{MAX_COMMIT_BYTES}; keep what is large elsewhere, and where it is in the entity"
-        )
     for change in commit.changes:
         match change:
             case Put():
@@ -225,24 +222,25 @@ def check(commit: Commit) -> Commit:
                 _check_bytes(commit.key, change.value)
                 _check_times(commit.key, change.expires_at)
             case SetReminder(reminder):
-                _check_name(commit.key, reminder.name)
-                _check_bytes(commit.key, reminder.data)
-                _check_times(commit.key, reminder.due_at, reminder.period_s, reminder.expires_at)
-                if reminder.repeats is not None and not 0 <= reminder.repeats <= _MAX_INTEGER:
-                    raise ConfigError(
-                        f"{commit.key}: a reminder repeats 0 to 2**63 - 1 times, "
-                        f"not {reminder.repeats}"
-                    )
+                _check_reminder(commit.key, reminder)
             case Delete():
                 _check_name(commit.key, change.key)
             case DeleteReminder():
                 _check_name(commit.key, change.name)
             case _:
                 assert_never(change)
+    size = size_of(commit)
+    if size > MAX_COMMIT_BYTES:
+        raise StateTooLarge(
+            f"{commit.key}: one turn would store {size} bytes, and the limit is "
+            f"{MAX_COMMIT_BYTES}; keep what is large elsewhere, and where it is in the entity"
+        )
     return commit
 
 
 def _check_name(key: EntityKey, name: str) -> None:
+    if not isinstance(name, str):
+        raise ConfigError(f"{key}: a key must be text, not {type(name).__name__}")
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
@@ -261,5 +259,24 @@ def _check_bytes(key: EntityKey, value: bytes) -> None:
 
 def _check_times(key: EntityKey, *times: float | None) -> None:
     for time in times:
-        if time is not None and not math.isfinite(time):
-            raise ConfigError(f"{key}: {time} is not a time")
+        if time is not None and not (_is_number(time) and abs(time) <= _MAX_TIME):
+            raise ConfigError(f"{key}: a time is a number of seconds up to 2**40")
+
+
+def _check_reminder(key: EntityKey, reminder: Reminder) -> None:
+    _check_name(key, reminder.name)
+    _check_bytes(key, reminder.data)
+    if reminder.due_at is None:
+        raise ConfigError(f"{key}: a reminder needs a time when it is due")
+    _check_times(key, reminder.due_at, reminder.expires_at)
+    period_s, repeats = reminder.period_s, reminder.repeats
+    if period_s is not None and not (
+        _is_number(period_s) and MIN_PERIOD_S <= period_s <= MAX_PERIOD_S
+    ):
+        raise ConfigError(f"{key}: a reminder's period is {MIN_PERIOD_S} to 2**39 seconds")
+    if repeats is not None and not (type(repeats) is int and 0 <= repeats <= _MAX_INTEGER):
+        raise ConfigError(f"{key}: a reminder repeats 0 to 2**63 - 1 times")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

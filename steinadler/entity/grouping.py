@@ -162,10 +162,16 @@ class GroupingStore(Store):
                 with contextlib.suppress(trio.RunFinishedError):
                     token.run_sync_soon(_answer, group, outcomes)
             if time.monotonic() >= sweep_at:
-                # What is left over now is swept the next time.
-                with contextlib.suppress(StoreUnavailable):
-                    self._database.sweep(self._clock())
+                self._sweep()
                 sweep_at = time.monotonic() + SWEEP_INTERVAL_S
+
+    def _sweep(self) -> None:
+        try:
+            self._database.sweep(self._clock())
+        except StoreUnavailable:
+            pass  # whoever writes hears of it; what is left over is swept the next time
+        except Exception as error:  # a bug must not end the thread that all writes wait for
+            _log.exception("what has expired in the store of entities was not deleted: %s", error)
 
     def _attempt(self, group: Sequence[_Waiting]) -> Sequence[Outcome | Exception]:
         try:

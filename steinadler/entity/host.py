@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -132,10 +133,9 @@ class Host:
         entity = self._entities.get(key) or self._place_for(key, work)
         if entity is None:
             return
-        if entity.behaviour.reentrant and entity.turns.state in _IN_TURN:
-            assert self._nursery is not None
-            if entity.behaviour.reenters(entity, work.turn(entity)):
-                self._nursery.start_soon(self._attendant.run_within, entity, work)
+        if entity.reentry is not None and entity.turns.state in _IN_TURN:
+            run = partial(self._attendant.run_turn, entity, work)
+            if entity.reentry.let_in(work.chain(entity), run):
                 return
         settings = self._settings
         action = entity.turns.arrive(work, settings.max_waiting_calls, settings.max_waiting_bytes)
@@ -185,7 +185,7 @@ class Host:
     def lose(self, entity: Entity, error: EntityError) -> None:
         """What is held here of the entity cannot be relied on, because of `error`."""
         if entity.failure is None:
-            entity.failure = error
+            entity.failure = answers.of_error(error)
             self._attendant.counters.lost += 1
         self._begin_to_go(entity, Input.LOSE)
 

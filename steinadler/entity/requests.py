@@ -5,13 +5,14 @@
     {"status", "headers", "body"}  a response: 200, and the answer as JSON (None: an empty body)
 
 So one class serves Python callers and all others, and neither sees how the other calls.  A body
-that is not JSON is answered 400, and nothing runs.
+that is not JSON is answered 400, and nothing runs: NaN is not, nor a number beyond all floats.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import math
+from typing import Any, NoReturn
 
 from steinadler.wire.as_json import to_json
 
@@ -23,7 +24,7 @@ def arguments(body: bytes) -> tuple[Any, ...]:
     if not body:
         return ()
     try:
-        told = json.loads(body)
+        told = json.loads(body, parse_constant=_not_json, parse_float=_number)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     return tuple(told) if isinstance(told, list) else (told,)
@@ -39,3 +40,12 @@ def bad_request(error: ValueError) -> dict[str, Any]:
     """What goes back for a body that is not JSON."""
     told = {"errorCode": "ERR_MALFORMED_REQUEST", "message": f"the body is not JSON: {error}"}
     return {"status": 400, "headers": _JSON, "body": json.dumps(told).encode()}
+
+
+def _not_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _number(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _not_json(f"{digits:.40}")

@@ -133,13 +133,15 @@ class Entities:
         await done.wait()
 
     async def _stop(self, host: Host, types: tuple[str, ...], done: trio.Event) -> None:
-        with trio.move_on_after(2 * self._settings.drain_s + HEARD_PATIENCE_S) as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(host.drain, types)
-                nursery.start_soon(self._peers.until_heard)
-        if scope.cancelled_caught:
-            logger.warning("entities of %s could not be deactivated in time", ", ".join(types))
-        done.set()
+        try:
+            with trio.move_on_after(2 * self._settings.drain_s + HEARD_PATIENCE_S) as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(host.drain, types)
+                    nursery.start_soon(self._peers.until_heard)
+            if scope.cancelled_caught:
+                logger.warning("entities of %s could not be deactivated in time", ", ".join(types))
+        finally:
+            done.set()
 
     def _publish(self, types: tuple[str, ...]) -> None:
         self._cluster.set_own_label(LABEL, ",".join(sorted(types)) or None)
@@ -321,7 +323,11 @@ class Entities:
         async with trio.open_nursery() as self._nursery:
             self._peers.opened()
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                # A node that fails hands nothing over: who would do it is cancelled, too.
+                self._nursery = None
 
     async def aclose(self) -> None:
         """The node's: hand everything over, and close the store."""
@@ -329,7 +335,6 @@ class Entities:
             await self.stop_hosting()
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
-            self._nursery = None
         if self._keeper is not None:
             await self._keeper.aclose()
 

@@ -1,6 +1,6 @@
 """Timers, which live with an activation, and reminders, which are in the store.
 
-One task and one heap serve all of them.  A timer is due by Trio's clock, a reminder by the wall
+One task and one agenda serve all of them.  A timer is due by Trio's clock, a reminder by the wall
 clock.  Every node that hosts a type asks the store for its reminders that are due soon, and only
 the owner acts on one: ownership moves without anybody handing reminders over.
 
@@ -16,8 +16,6 @@ not once each, and the next keeps to the grid: all of them count as repeats.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import math
 from collections.abc import Callable
@@ -28,6 +26,7 @@ import trio
 
 from steinadler.entity import answers
 from steinadler.entity.active import Entity, Work
+from steinadler.entity.agenda import Agenda
 from steinadler.entity.answers import Answer
 from steinadler.entity.behaviour import Kind, Timer, Turn
 from steinadler.entity.host import Host
@@ -158,10 +157,9 @@ class Schedule:
     def __init__(self, host: Host, poll_s: float) -> None:
         self._host = host
         self._poll_s = poll_s
-        self._numbers = itertools.count()
-        # (Trio's time, a number to tell equals apart, what is due then).
-        self._heap: list[tuple[float, int, RunningTimer | tuple[EntityKey, Reminder]]] = []
-        # Reminders in the heap, or whose turn waits or runs: the store tells of them again.
+        # By Trio's time.
+        self._agenda: Agenda[RunningTimer | tuple[EntityKey, Reminder]] = Agenda(self._stands)
+        # Reminders in the agenda, or whose turn waits or runs: the store tells of them again.
         self._taken: dict[tuple[EntityKey, str], Reminder] = {}
         self._sooner = trio.Event()
         host.on_timer = self._timer_started
@@ -173,20 +171,25 @@ class Schedule:
             nursery.start_soon(self._poll)
             while True:
                 self._sooner = trio.Event()
-                with trio.move_on_at(self._heap[0][0] if self._heap else math.inf):
+                with trio.move_on_at(self._agenda.next_at):
                     await self._sooner.wait()
                 now = trio.current_time()
-                while self._heap and self._heap[0][0] <= now:
-                    due = heapq.heappop(self._heap)[2]
+                while (due := self._agenda.take(now)) is not None:
                     if isinstance(due, RunningTimer):
                         self._fire_timer(due)
                     else:
                         self._fire_reminder(*due)
 
     def _push(self, at: float, due: RunningTimer | tuple[EntityKey, Reminder]) -> None:
-        heapq.heappush(self._heap, (at, next(self._numbers), due))
-        if self._heap[0][0] == at:
+        self._agenda.add(at, due)
+        if self._agenda.next_at == at:
             self._sooner.set()
+
+    def _stands(self, due: RunningTimer | tuple[EntityKey, Reminder]) -> bool:
+        if isinstance(due, RunningTimer):
+            return due.stands
+        key, reminder = due
+        return self._taken.get((key, reminder.name)) == reminder  # else it was set anew
 
     # -- timers -------------------------------------------------------------------------------
 
@@ -199,8 +202,6 @@ class Schedule:
         self._push(running.due_at, running)
 
     def _fire_timer(self, running: RunningTimer) -> None:
-        if not running.stands:
-            return
         if running.due_at >= running.ends_at:
             self._end_timer(running)
         else:
@@ -258,8 +259,6 @@ class Schedule:
             self._push(trio.current_time() + max(wait_s, 0.0), (key, reminder))
 
     def _fire_reminder(self, key: EntityKey, reminder: Reminder) -> None:
-        if self._taken.get((key, reminder.name)) != reminder:
-            return  # it was set anew, and that is in the heap
         if self._host.owns(key) and key.type in self._host.types():
             self._host.submit(key, _ReminderTurn(key, reminder, self._reminder_ran))
         else:

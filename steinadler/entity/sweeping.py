@@ -6,11 +6,9 @@ there were turns in between; so a turn pays nothing for it.
 
 from __future__ import annotations
 
-import heapq
-import itertools
-
 from steinadler.config import EntitySettings
 from steinadler.entity.active import Entity
+from steinadler.entity.agenda import Agenda
 from steinadler.entity.turns import State
 
 
@@ -19,32 +17,30 @@ class IdleEntities:
 
     def __init__(self, sweep_s: float) -> None:
         self._sweep_s = sweep_s
-        # (when it may have been idle for long enough, a number to tell equals apart, the entity)
-        self._heap: list[tuple[float, int, Entity]] = []
-        self._numbers = itertools.count()
+        # By when each may have been idle for long enough.
+        self._agenda: Agenda[Entity] = Agenda(_is_here)
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._agenda)
 
     def add(self, entity: Entity, now: float) -> None:
         """It was activated."""
-        entry = (now + entity.behaviour.idle_s, next(self._numbers), entity)
-        heapq.heappush(self._heap, entry)
+        self._agenda.add(now + entity.behaviour.idle_s, entity)
 
     def due(self, now: float, room: int) -> list[Entity]:
         """Those that are to be passivated now, `room` at most.  They are not told of again."""
         found: list[Entity] = []
-        while self._heap and self._heap[0][0] <= now and len(found) < room:
-            _, number, entity = heapq.heappop(self._heap)
-            state = entity.turns.state
-            if state is State.DORMANT:
-                continue
+        while len(found) < room and (entity := self._agenda.take(now)) is not None:
             due = entity.used_at + entity.behaviour.idle_s
-            if state is State.IDLE and due <= now:
+            if entity.turns.state is State.IDLE and due <= now:
                 found.append(entity)
             else:
-                heapq.heappush(self._heap, (max(due, now + self._sweep_s), number, entity))
+                self._agenda.add(max(due, now + self._sweep_s), entity)
         return found
+
+
+def _is_here(entity: Entity) -> bool:
+    return entity.turns.state is not State.DORMANT
 
 
 def limit_of(entity: Entity, since: float, settings: EntitySettings) -> float:

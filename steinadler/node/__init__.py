@@ -1,9 +1,9 @@
 """A node: everything below, composed and owned.
 
-`node` is the public face and the owner of all tasks; `opening` makes one with real sockets and
-credentials; `peering` joins membership to connections, `router` carries messages and calls,
-`watching` monitors and links, `statistics` what is counted, `builtin` the processes that every
-node has.
+`node` is the public face; `runtime` the inside, which owns the parts and their tasks; `opening`
+makes a node with real sockets and credentials.  `peering` joins membership to connections, `router`
+carries messages and calls, `watching` monitors and links, `spawning` asks other nodes to run
+functions, `statistics` is what is counted, `builtin` the processes that every node has.
 """
 
 from steinadler.node.events import Event, EventsLost, EventStream, NodeDown, NodeUp

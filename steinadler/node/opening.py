@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from steinadler.discovery import Advertisement, Mdns, RuntimeFolder, Seeds, Sour
 from steinadler.discovery.source import Found
 from steinadler.entity.store import Store
 from steinadler.entity.stores import open_store
-from steinadler.errors import ConfigError
+from steinadler.errors import ConfigError, SteinadlerError
 from steinadler.identity import Address, NodeId, check_node_name, parse_address
 from steinadler.node.node import Node
 from steinadler.security.credentials import Credentials
@@ -66,8 +66,9 @@ async def open_node(
     `Config.shutdown_grace_s`, and about three seconds).
 
     Raises `ConfigError` (an argument, the port), `SecurityError` (the credentials), and, in the
-    middle of the block, `NameConflict` when the cluster has another living node of this name.
-    What the block raises comes out as it is, not in an exception group.
+    middle of the block, `NameConflict` when the cluster has another living node of this name, and
+    `ConfigError` for a store that can never be used.  What the block raises comes out as it is, not
+    in an exception group; only errors of this library are left out when the node failed itself.
     """
     check_node_name(name)
     if isinstance(seeds, str):
@@ -76,7 +77,7 @@ async def open_node(
         if not all(isinstance(text, str) for text in item):
             raise ConfigError(f"labels are texts; {item[0]!r}: {item[1]!r} is not")
     config = config or Config()
-    rng = random.Random()
+    rng = random.SystemRandom()  # nobody is to foresee the tokens of channels on offer
     addresses = [seed if isinstance(seed, Address) else parse_address(seed) for seed in seeds]
     role = Role.OBSERVER if observer else Role.NODE
     # A URL that names no store fails here, and not when the first type is hosted.
@@ -169,17 +170,32 @@ def alone(group: BaseExceptionGroup, raised: BaseException | None = None) -> Bas
     """What the node's nurseries put into groups of one, however many; a larger group stays one.
 
     What the block `raised` comes out untouched, also when it is a group itself: cancel scopes
-    make groups anew, so it cannot be told by identity.
+    make groups anew, so it cannot be told by identity.  But when the node failed too, errors of
+    ours in the block (a call that went unanswered, say) are what came of that, and are left out.
     """
     if len(group.exceptions) == 1 and raised is not None and not _holds_cancelled(raised):
         return raised
+    told = {id(each) for each in _leaves(raised)} if raised is not None else set()
+    rest = [each for each in _leaves(group) if id(each) not in told]
+    if len(rest) == 1 and (raised is None or all(map(_may_be_ours, _leaves(raised)))):
+        return rest[0]
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
-def _holds_cancelled(error: BaseException) -> bool:
+def _leaves(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(trio.Cancelled) is not None
-    return isinstance(error, trio.Cancelled)
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
+
+
+def _may_be_ours(error: BaseException) -> bool:
+    return isinstance(error, (SteinadlerError, trio.Cancelled))
+
+
+def _holds_cancelled(error: BaseException) -> bool:
+    return any(isinstance(each, trio.Cancelled) for each in _leaves(error))

@@ -280,6 +280,7 @@ class Runtime:
         await self.peering.leave(GOODBYE_PATIENCE_S)
         self.peering.close()
         self.router.close()
+        self.streams.end()
         self.hub.close()
 
 

@@ -7,7 +7,7 @@ everybody else pays nothing.
 
 Counters only grow, for as long as the thing that they are of lives; levels go up and down.  Bytes
 are those of frames, before TLS and without handshakes; "messages" on a connection are messages,
-calls, replies and signals, and not membership's.
+objects of channels, calls, replies and signals, but not membership's, nor pieces of byte streams.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ do not say which turn they are of, so two at a time could not be told apart (E1)
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -83,11 +82,6 @@ class Memory:
     # The life of the program that knows of the entity: in another there is nothing to deactivate,
     # and no timer that it could know.
     life: int | None = None
-    # The chain of calls that the running turn belongs to, and how many of its turns run.
-    chain: str | None = None
-    depth: int = 0
-    # Where the first of these turns waits for the others, when the program did not.
-    within: trio.lowlevel.ParkingLot | None = None
 
 
 class HttpBehaviour(Behaviour):
@@ -114,53 +108,36 @@ class HttpBehaviour(Behaviour):
         self._settings = settings
         self.idle_s = settings.idle_s
         self.drain_s = settings.drain_s if settings.drains else 0.0
-        self.reentrant = settings.max_depth is not None
+        self.max_depth = settings.max_depth
 
     async def activate(self, entity: Active) -> None:
         entity.memory = Memory()
 
-    def reenters(self, entity: Active, turn: Turn) -> bool:
-        chain, depth = _chain_of(turn), self._settings.max_depth
-        memory = entity.memory
-        return (
-            depth is not None
-            and isinstance(memory, Memory)
-            and chain is not None
-            and chain == memory.chain
-            and memory.depth < depth
-        )
+    def chain_of(self, turn: Turn) -> str | None:
+        match turn.argument:
+            case {"headers": Mapping() as headers}:
+                chain = headers.get(REENTRANCY_HEADER)
+                return chain if isinstance(chain, str) and chain else None
+        return None
 
     async def run(self, entity: Active, turn: Turn) -> Any:
         """The answer is `{"status": int, "headers": {name: text}, "body": bytes}`."""
-        memory: Memory = entity.memory
         path, headers, body = _request(entity.key, turn)
         if turn.deadline < trio.current_time() + 1e9:
             left_ms = max(1, round((turn.deadline - trio.current_time()) * 1000))
             headers.append((TIMEOUT_HEADER, str(left_ms)))
-        is_first = memory.chain is None
-        if is_first and self._settings.max_depth is not None:
-            memory.chain = _chain_of(turn) or uuid.uuid4().hex
-        if memory.chain is not None:
-            headers.append((REENTRANCY_HEADER, memory.chain))
-        memory.depth += 1
+        if entity.chain is not None:
+            headers.append((REENTRANCY_HEADER, entity.chain))
         began = trio.current_time()
         outcome = "cancelled"
         try:
             answer = await self._put(entity, turn, path, headers, body)
-            while is_first and memory.depth > 1:
-                memory.within = memory.within or trio.lowlevel.ParkingLot()
-                await memory.within.park()
             outcome = "ok" if answer.status < 400 else "error"
             return _result(entity.key, turn, answer)
         except EntityError as error:
             outcome = _OUTCOMES.get(type(error), "failed")
             raise
         finally:
-            memory.depth -= 1
-            if is_first:
-                memory.chain = None
-            elif memory.within is not None:
-                memory.within.unpark_all()
             seconds = trio.current_time() - began
             self._observer.turn(entity.key.type, turn.kind, outcome, seconds)
 
@@ -229,14 +206,6 @@ _OUTCOMES: dict[type[EntityError], str] = {
 
 def _path(key: EntityKey) -> str:
     return f"/actors/{quote(key.type, safe='')}/{quote(key.id, safe='')}"
-
-
-def _chain_of(turn: Turn) -> str | None:
-    match turn.argument:
-        case {"headers": Mapping() as headers} if turn.kind is Kind.CALL:
-            chain = headers.get(REENTRANCY_HEADER)
-            return chain if isinstance(chain, str) and chain else None
-    return None
 
 
 def _request(key: EntityKey, turn: Turn) -> tuple[str, list[tuple[str, str]], bytes]:

@@ -11,6 +11,7 @@ request: the other side breaks off what it made of it.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from contextlib import suppress
@@ -60,6 +61,13 @@ def services_of(member: Member) -> list[str]:
     return label.split(",") if label else []
 
 
+def _lose(end: Inlet | SendingEnd, error: Exception) -> None:
+    if isinstance(end, Inlet):
+        end.finish(error)
+    else:
+        end.lose(error)
+
+
 class Cluster(Links, Protocol):
     """What streams ask of their node."""
 
@@ -107,15 +115,18 @@ class Streams:
                     "nobody claimed the other end of this channel within "
                     f"{self._settings.claim_timeout_s:g} s (claim_timeout_s)"
                 )
-                if isinstance(end, Inlet):
-                    end.finish(error)
-                else:
-                    end.lose(error)
+                _lose(end, error)
 
     def close(self) -> None:
         """The node closes: offer no services any more."""
         for listener in list(self._listeners.values()):
             listener.close()
+
+    def end(self) -> None:
+        """The node has closed: nobody here is to wait for what no other node will end."""
+        self.table.peer_lost(self._me, "closed")
+        for end in self._offers.expire(math.inf):
+            _lose(end, NodeDown(self._me.name, "closed"))
 
     # -- channels of objects ------------------------------------------------------------------
 

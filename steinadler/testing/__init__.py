@@ -17,6 +17,7 @@ plays the same again, byte for byte (`SimulatedCluster` says what that takes of 
     lives     one node in a task of its own
     network   the transport's interface, on the fabric
     fabric    who is connected, what is in flight, when it arrives; reads no clock
+    sockets   what a host has: the records that the fabric moves
     faults    what may happen to a packet, drawn by keyed hashes
     freezing  stops the tasks of one node, as SIGSTOP does
     order     makes Trio's scheduler follow the seed

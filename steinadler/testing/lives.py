@@ -15,8 +15,9 @@ from steinadler.identity import Address, NodeId
 from steinadler.node import Node
 from steinadler.node.opening import alone
 from steinadler.security.peer import Role
-from steinadler.testing.fabric import FIRST_PORT, Fabric, Host
+from steinadler.testing.fabric import FIRST_PORT, Fabric
 from steinadler.testing.network import SimulatedNetwork
+from steinadler.testing.sockets import Host
 from steinadler.testing.stores import MemoryStore
 
 # Who is out there is told again this often, as seeds and mDNS do.

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from steinadler.identity import Address
-from steinadler.testing.fabric import Fabric, Host, Socket, SocketState
+from steinadler.testing.fabric import Fabric
+from steinadler.testing.sockets import Host, Socket, SocketState
 from steinadler.transport.network import DialError, Network, SecureStream
 
 logger = logging.getLogger("steinadler.transport")

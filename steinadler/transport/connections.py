@@ -1,7 +1,7 @@
 """The connections of one node: who is linked, kept connected, proposed and dialled.
 
     keep_connected(member)  a task that re-dials, with backoff and jitter, until told to stop
-    propose(address)        one dial to somebody that discovery saw
+    propose(address)        one dial to all that discovery saw there
     incoming stream         the other end dialled
 
 All three end in the same place: `Handshakes` has a Hello judged, and the stream is attached to the
@@ -34,6 +34,8 @@ logger = logging.getLogger("steinadler.transport")
 # How many addresses are remembered for their failures, or as our own, so that neither discovery
 # nor a peer's records can make this grow.
 MAX_REMEMBERED = 1024
+# How many of the addresses behind one name are dialled in one go; which ones, is drawn.
+MAX_BEHIND_A_NAME = 16
 
 
 class DialOutcome(Enum):
@@ -125,7 +127,11 @@ class Connections:
             self._forget_unused(node.name)
 
     def propose(self, address: Address) -> None:
-        """Dial `address` once, unless we are connected there or on the way."""
+        """Dial `address` once, unless we are connected there or on the way.
+
+        A host name stands for everybody behind it, and each is dialled: the one that answers
+        first may be this node, or already connected.
+        """
         if (
             self._handshakes.closing
             or self._nursery is None
@@ -238,9 +244,31 @@ class Connections:
 
     async def _dial_proposed(self, address: Address) -> None:
         try:
-            await self._dial(address, None)
+            found = await self._look_up(address)
+            if found == (address,):
+                await self._dial(address, None)
         finally:
             self._dialling.discard(address)
+        if found != (address,):
+            for each in found:
+                self.propose(each)
+
+    async def _look_up(self, address: Address) -> tuple[Address, ...]:
+        """What a proposed address stands for; nothing when that cannot be told."""
+        try:
+            found: tuple[Address, ...] | None = None
+            with trio.move_on_after(self._config.dial.dial_timeout_s):
+                found = await self._network.look_up(address)
+            if found is None:
+                raise DialError("the name was not found in time", refused=False)
+        except DialError as error:
+            self._complain(address, str(error))
+            return ()
+        if found != (address,):
+            self._complaints.pop(address, None)
+        if len(found) > MAX_BEHIND_A_NAME:
+            return tuple(self._rng.sample(found, MAX_BEHIND_A_NAME))
+        return found
 
     async def _dial(self, address: Address, expected: str | None) -> DialOutcome:
         """Connect to `address` and shake hands, as whoever turns out to be there, or only if it

@@ -91,6 +91,14 @@ class Network(abc.ABC):
         each is one line in the log.  The stream is the handler's to close.
         """
 
+    async def look_up(self, address: Address) -> tuple[Address, ...]:
+        """Everything that `address` stands for: itself, unless its host is a name to be looked up.
+
+        Raises `DialError` when the name stands for nothing.  Waits without limit: the caller
+        bounds it.
+        """
+        return (address,)
+
     @abc.abstractmethod
     async def dial(self, address: Address) -> SecureStream:
         """Connect and authenticate; raise `DialError` when that does not work.

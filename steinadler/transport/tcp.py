@@ -8,8 +8,8 @@ its address and what it looks like, and nothing else; so a port scanner, a brows
 client and a node of another cluster cost a bounded amount of memory and time each (promises
 X2, X4).
 
-Dialling tries a name's addresses as RFC 8305 says (`trio.open_tcp_stream`), so one dead
-address family does not eat the caller's time.
+Dialling a member by a name tries the name's addresses as RFC 8305 says (`trio.open_tcp_stream`),
+so one dead address family does not eat the caller's time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 import ifaddr
 import trio
@@ -137,14 +138,20 @@ class TcpNetwork(Network):
         else:
             await handler(stream)
 
+    async def look_up(self, address: Address) -> tuple[Address, ...]:
+        with suppress(ValueError):
+            ipaddress.ip_address(address.host)
+            return (address,)
+        with _connecting(address):
+            found = await trio.socket.getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM
+            )
+        # A dict, because a name may be listed twice for one address.
+        return tuple(dict.fromkeys(address_of(sockaddr) for *_, sockaddr in found))
+
     async def dial(self, address: Address) -> SecureStream:
-        try:
+        with _connecting(address):
             connected = await trio.open_tcp_stream(address.host, address.port)
-        except OSError as error:
-            raise _unconnected(address, error) from error
-        except (ValueError, OverflowError) as error:
-            # An address told by a peer may be nonsense: no host name, no port.
-            raise DialError(f"{address} is not an address: {error}", refused=False) from error
         sock = socket.socket(fileno=connected.socket.detach())
         try:
             return await handshake(
@@ -165,6 +172,17 @@ class TcpNetwork(Network):
         except BaseException:
             sock.close()
             raise
+
+
+@contextmanager
+def _connecting(address: Address) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _unconnected(address, error) from error
+    except (ValueError, OverflowError) as error:
+        # An address told by a peer may be nonsense: no host name, no port.
+        raise DialError(f"{address} is not an address: {error}", refused=False) from error
 
 
 def _unconnected(address: Address, error: OSError) -> DialError:

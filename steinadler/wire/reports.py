@@ -70,8 +70,8 @@ class SessionCounters:
 class SessionLevels:
     """What a session holds at one moment."""
 
-    items_queued: int  # for their turn to be sent
-    bytes_queued: int
+    items_queued: int  # for their turn to be sent; no pieces of byte streams
+    bytes_queued: int  # of pieces too
     bytes_unacknowledged: int  # sent, and kept until the peer is known to have them
     channels: int  # to the peer, those that wait for a place included; signals and replies: two
     channels_without_credit: int  # whoever sends there waits

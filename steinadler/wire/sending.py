@@ -49,6 +49,7 @@ from steinadler.wire.channels import (
 from steinadler.wire.frames import (
     FIRST_FRAGMENT_BYTES,
     FLAG_FIRST,
+    ITEM_TYPES,
     MAX_ITEM_BYTES,
     MAX_PAYLOAD_BYTES,
     FrameType,
@@ -242,11 +243,13 @@ class Sending:
 
     @property
     def queued_items(self) -> int:
-        """Messages, calls, replies and signals that wait for their turn; no stream's."""
+        """Messages, objects of streams, calls, replies and signals that wait for their turn; no
+        pieces of byte streams, and no ends."""
         return sum(
-            len(channel.queue)
+            sum(type_ in ITEM_TYPES for type_, _ in channel.queue)
+            if isinstance(channel.target, ToStream)
+            else len(channel.queue)
             for channel in self._channels
-            if not isinstance(channel.target, ToStream)
         )
 
     @property

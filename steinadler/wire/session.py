@@ -169,7 +169,7 @@ class Session:
         """What is held now.  Counted at each call, with a step for each channel and queued item."""
         ours, theirs = self._sending.channels(), self._receiving.channels()
         return SessionLevels(
-            items_queued=sum(len(channel.queue) for channel in ours),
+            items_queued=self.queued_items,
             bytes_queued=sum(
                 sum(len(body) for _, body in channel.queue) - channel.sent_bytes for channel in ours
             ),

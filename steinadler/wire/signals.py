@@ -23,7 +23,8 @@ SHUTDOWN = "shutdown"
 NO_PROCESS = "noproc"
 NO_CONNECTION = "noconnection"
 MAX_REASON_LENGTH = 4096
-MAX_TYPE_NAME_LENGTH = 256
+# Of a failure: within one frame, if each character took four bytes.
+MAX_TYPE_NAME_LENGTH, MAX_TEXT_LENGTH = 256, 3_800
 
 # An error as others hear of it: its type name and its text.
 Failure: TypeAlias = tuple[str, str]
@@ -197,10 +198,10 @@ def decode_signal(data: bytes) -> Signal | None:
 def failure_array(failure: Failure) -> list[object]:
     """A failure as it travels, cut to the lengths that a peer accepts."""
     name, text = failure
-    return [plain.clipped(name, MAX_TYPE_NAME_LENGTH), plain.clipped(text, MAX_REASON_LENGTH)]
+    return [plain.clipped(name, MAX_TYPE_NAME_LENGTH), plain.clipped(text, MAX_TEXT_LENGTH)]
 
 
 def failure_of(value: object) -> Failure:
     """Undo `failure_array`; raise `RemoteProtocolError` when it is none."""
     name, text = plain.array(value, 2)[:2]
-    return plain.text(name, MAX_TYPE_NAME_LENGTH), plain.text(text, MAX_REASON_LENGTH)
+    return plain.text(name, MAX_TYPE_NAME_LENGTH), plain.text(text, MAX_TEXT_LENGTH)

@@ -96,6 +96,8 @@ async def test_top_once_tells_what_flows(steinadler: Steinadler) -> None:
         assert bob["statistics"]["stream_bytes_sent_per_s"] > 50_000
         offered = (await steinadler.ask("services", "--json")).json
         assert offered == [{"name": "drain", "nodes": ["alice"]}]
+        lines = (await steinadler.ask("services")).stdout.splitlines()
+        assert [line.split() for line in lines] == [["SERVICE", "NODES"], ["drain", "alice"]]
 
         one = (await steinadler.ask("top", "bob", "--once", "--json")).json
         assert [node["name"] for node in one["nodes"]] == ["bob"]

@@ -16,7 +16,14 @@ from click.testing import CliRunner
 from hex_examples import EXAMPLES
 
 import steinadler
-from steinadler import Config, DialSettings, EntitySettings, MembershipSettings, WireSettings
+from steinadler import (
+    Config,
+    DialSettings,
+    EntitySettings,
+    MembershipSettings,
+    StreamSettings,
+    WireSettings,
+)
 from steinadler.cli.root import root
 from steinadler.wire.handshake import RejectReason
 
@@ -232,7 +239,8 @@ def test_commands_that_are_mentioned_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [WireSettings, MembershipSettings, DialSettings, EntitySettings, Config]
+    "settings",
+    [WireSettings, MembershipSettings, DialSettings, EntitySettings, StreamSettings, Config],
 )
 def test_every_setting_is_explained_with_its_default(settings: type) -> None:
     text = read("docs/operations.md")

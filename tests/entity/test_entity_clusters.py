@@ -266,3 +266,29 @@ async def test_a_reminder_runs_on_its_owner_once_and_moves_with_it_e3(
             await trio.sleep(20)
         owner = owner_of(key, ("alice", "carol"))
         assert [entry[0] for entry in log if entry[1] == "reminder r"][2:] == [owner] * 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("r", 0.0, -1.0, None, None, b""),
+        ("r", 0.0, 0.0, None, None, b""),
+        ("r", "soon", None, None, None, b""),
+        (5, 0.0, None, None, None, b""),
+    ],
+)
+async def test_a_members_impossible_reminder_is_refused_and_harms_nothing_x4(
+    fields: tuple[Any, ...], autojump_clock: MockClock
+) -> None:
+    async with SimulatedCluster(1) as cluster:
+        (alice,), _, log = await meet_hosting(cluster, "alice")
+        (mallory,) = await cluster.start("mallory")
+        with trio.fail_after(60):
+            assert await mallory.entities.call(KEY, "add", (1,)) == 1
+            with pytest.raises(RemoteError) as raised:
+                await mallory.entities.set_reminder(KEY, Reminder(*fields))
+            assert raised.value.type_name == "ConfigError"
+            await trio.sleep(5)
+            assert await mallory.entities.call(KEY, "add", (1,)) == 2
+        assert alice.entities.statistics().lost == 0
+        assert times(log, "activate") == 1

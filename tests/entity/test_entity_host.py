@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -308,6 +310,33 @@ async def test_a_write_that_is_swallowed_is_not_acknowledged_either_e2(
             await host.entities.call(key, "add", ())
 
 
+async def test_nothing_is_kept_of_an_entity_that_was_lost(autojump_clock: MockClock) -> None:
+    """Neither what its turn had in its hands nor, for all of `idle_s`, the object."""
+
+    class Large:
+        pass
+
+    held: list[weakref.ref[Large]] = []
+
+    class Holding(Counting):
+        async def run(self, entity: Any, turn: Any) -> Any:
+            large = Large()
+            held.append(weakref.ref(large))
+            await entity.write({"count": b"1"})
+
+    async with alone() as host:
+        host.entities.host("Holding", Holding("alice"))
+        key = EntityKey("Holding", "1")
+        for _ in range(40):
+            await outcome_of(lambda: host.entities.call(key, "get", ()))
+            host.steal(key)
+        gc.collect()
+        assert host.entities.statistics().lost > 10
+        assert [each for each in held if each() is not None] == []
+        assert host.entities._host is not None
+        assert len(host.entities._host._attendant._idle) <= 10
+
+
 async def test_an_activation_that_fails_fails_who_waits_and_is_tried_again(
     autojump_clock: MockClock,
 ) -> None:
@@ -403,6 +432,10 @@ async def test_what_cannot_be_hosted(autojump_clock: MockClock) -> None:
             host.entities.host("Counter", host.behaviour)
         with pytest.raises(ConfigError, match="not an entity type"):
             host.entities.host("a,b", host.behaviour)
+        with pytest.raises(ConfigError, match="not an entity type"):
+            host.node.entity(42, "1")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="an entity's id is text"):
+            host.node.entity("Counter", 42)  # type: ignore[arg-type]
         for number in range(8):
             with_many = f"{number}" * 250
             host.entities.host(with_many, host.behaviour)
@@ -435,6 +468,19 @@ async def test_timers_run_on_their_grid_and_end(autojump_clock: MockClock) -> No
         await host.call("stop", "stopped")
         await trio.sleep(1000)
         assert times(host.log, "timer tick") == 8
+
+
+async def test_a_timer_that_is_set_again_and_again_is_kept_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with alone() as host:
+        for _ in range(100):
+            await host.call("timer", "t", 30.0, None, None, None)
+        assert host.entities._host is not None
+        schedule: Any = host.entities._host.on_timer.__self__  # type: ignore[attr-defined]
+        assert len(schedule._agenda) <= 10
+        await trio.sleep(31)
+        assert times(host.log, "timer tick") == 1
 
 
 async def test_a_timer_ends_with_its_activation(autojump_clock: MockClock) -> None:

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from steinadler import StoreUnavailable
+from steinadler.entity import grouping
 from steinadler.entity.database import Database, Outcome, Write, settle, size_of
 from steinadler.entity.grouping import MAX_GROUP_BYTES, MAX_GROUP_WRITES, GroupingStore
 from steinadler.entity.store import Commit, Held, Put, Reminder
@@ -169,6 +170,26 @@ async def test_a_bug_is_raised_where_the_write_was_asked_for() -> None:
         database.let.put(None)
         await store.commit(commit(1))
     await store.aclose()
+
+
+async def test_a_sweep_that_fails_ends_no_write(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(SlowDatabase):
+        def sweep(self, now: float) -> None:
+            self.begun.put(None)
+            raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(grouping, "SWEEP_INTERVAL_S", 0.001)
+    database = Failing()
+    store = GroupingStore(database)
+    await store.open()
+    with trio.fail_after(10):
+        await database.has_begun()
+        database.let.put(None)
+        await store.commit(commit(0))
+        await store.aclose()
+    assert "was not deleted: a bug" in caplog.text
 
 
 async def test_a_program_may_end_without_closing_its_store() -> None:

@@ -328,6 +328,20 @@ async def test_values_may_be_large(store: Store) -> None:
         (Put("never", b"", float("nan")), ConfigError),
         (SetReminder(Reminder("never", float("inf"))), ConfigError),
         (SetReminder(Reminder("often", NOW, repeats=2**63)), ConfigError),
+        (SetReminder(Reminder("busy", NOW, period_s=0.0)), ConfigError),
+        (SetReminder(Reminder("back", NOW, period_s=-1.0)), ConfigError),
+        (SetReminder(Reminder("busy", NOW, period_s=1e-9)), ConfigError),
+        (SetReminder(Reminder("far", NOW, period_s=1e300)), ConfigError),
+        (SetReminder(Reminder("far", 10**5000)), ConfigError),
+        # Of other types than they should be, as a member may send them.
+        (SetReminder(Reminder(5, NOW)), ConfigError),  # type: ignore[arg-type]
+        (SetReminder(Reminder("when", "soon")), ConfigError),  # type: ignore[arg-type]
+        (SetReminder(Reminder("when", None)), ConfigError),  # type: ignore[arg-type]
+        (SetReminder(Reminder("when", True)), ConfigError),
+        (SetReminder(Reminder("often", NOW, period_s="1")), ConfigError),  # type: ignore[arg-type]
+        (SetReminder(Reminder("half", NOW, repeats=1.5)), ConfigError),  # type: ignore[arg-type]
+        (SetReminder(Reminder("data", NOW, data="text")), ConfigError),  # type: ignore[arg-type]
+        (DeleteReminder(5), ConfigError),  # type: ignore[arg-type]
     ],
 )
 async def test_what_no_store_can_hold_fails_alone(

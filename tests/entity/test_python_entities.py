@@ -472,7 +472,9 @@ async def test_commands_can_be_called_in_json(cart: FakeActive) -> None:
     assert await turn(cart, "look") == [Line("nut", 2), Line("bolt", 1)]
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff", b"nut", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b"{", b"\xff", b"nut", b"[" * 100_000, b"[NaN]", b'{"a": -Infinity}', b"1e999"]
+)
 async def test_a_body_that_is_not_json_runs_nothing(cart: FakeActive, body: bytes) -> None:
     status, told = await post(cart, "add", body)
     assert (status, told["errorCode"]) == (400, "ERR_MALFORMED_REQUEST")

@@ -88,9 +88,19 @@ class StreamPeer:
 
     async def frame(self, type_: FrameType, channel: int, payload: bytes) -> None:
         """A frame of any kind, with the number that is next."""
+        await self.raw.say(self._next_frame(type_, channel, payload))
+
+    def _next_frame(self, type_: FrameType, channel: int, payload: bytes) -> bytes:
         self.session._sending.last_sent += 1
         sequence = self.session._sending.last_sent
-        await self.raw.say(encode_frame(type_, channel=channel, sequence=sequence, payload=payload))
+        return encode_frame(type_, channel=channel, sequence=sequence, payload=payload)
+
+    def never_opened(self) -> list[bytes]:
+        """Frames that open, use and close a channel to a stream that is not there."""
+        self._last_channel += 1
+        target = b"\x03\x01" + self._last_channel.to_bytes(8, "big")
+        said = ((FrameType.OPEN, target), (FrameType.BYTES, b"x"), (FrameType.CLOSE, b""))
+        return [self._next_frame(type_, self._last_channel, payload) for type_, payload in said]
 
     def channel(self, target: Any) -> int:
         """A channel of ours; its OPEN goes before whatever is said next by the session."""

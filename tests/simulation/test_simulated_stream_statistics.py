@@ -8,7 +8,15 @@ import trio.testing
 from simulated import meet, until
 from trio.testing import MockClock
 
-from steinadler import Node, NodeClosed, StreamListener, StreamStatistics
+from steinadler import (
+    Node,
+    NodeClosed,
+    NodeDown,
+    Process,
+    ReceiveChannel,
+    StreamListener,
+    StreamStatistics,
+)
 from steinadler.testing import SimulatedCluster
 
 KIB = 1024
@@ -85,6 +93,40 @@ async def test_the_busiest_streams_come_first(autojump_clock: MockClock) -> None
             assert told["node"]["streams"] == 5
             (link,) = told["connections"]
             assert link["streams"] == 5
+
+
+async def test_objects_count_as_messages_and_pieces_as_bytes_m4(autojump_clock: MockClock) -> None:
+    async with SimulatedCluster(6) as cluster:
+        alice, bob = await meet(cluster, "alice", "bob")
+        bob.listen("web")
+        stream = await alice.connect("web@bob")
+        claimed: list[ReceiveChannel] = []
+
+        async def receiver(me: Process) -> None:
+            claimed.append(await me.node.claim(await me.receive()))
+            await trio.sleep_forever()
+
+        send, receive = alice.open_channel()
+        await alice.send(bob.spawn(receiver), receive.ref())
+        await send.send("the first")
+        await until(lambda: bob.statistics().messages_received > 0 and bool(claimed), within_s=5)
+        with cluster.partition(["alice"], ["bob"]):
+            cluster.cut("alice", "bob")
+            await trio.sleep(0.01)
+            dropped = alice.statistics().messages_dropped
+            for number in range(3):
+                await send.send(number)
+            await stream.send_all(b"x" * 100 * KIB)
+            await stream.send_eof()
+            (link,) = alice.connections()
+            assert link.messages_queued == alice.statistics().messages_queued == 3
+            assert link.bytes_queued == 3 + 100 * KIB
+            cluster.crash("bob")
+            with pytest.raises(NodeDown):
+                while True:
+                    await send.send("a hundred and one")
+                    await trio.sleep(0.1)
+        assert alice.statistics().messages_dropped >= dropped + 3
 
 
 async def test_services_are_told_with_those_who_offer_them(autojump_clock: MockClock) -> None:

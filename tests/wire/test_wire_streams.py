@@ -11,6 +11,7 @@ import pytest
 from wire_pair import SETTINGS, Pair, bodies_in, frames_in, limits_of, send
 
 from steinadler.errors import DeliveryError
+from steinadler.wire import plain
 from steinadler.wire.channels import ITEM_OVERHEAD_BYTES, InboundChannel, ToProcess, ToStream
 from steinadler.wire.frames import (
     HEADER_BYTES,
@@ -20,6 +21,7 @@ from steinadler.wire.frames import (
     split_frame,
 )
 from steinadler.wire.session import Arrived, Event, Session
+from steinadler.wire.signals import failure_array, failure_of
 
 STREAM, OTHER = ToStream(1, by_sender=True), ToStream(2, by_sender=False)
 WINDOW = SETTINGS.window_bytes
@@ -345,3 +347,14 @@ def test_before_the_first_connection_a_stream_can_end_and_nothing_else() -> None
     pair.resume()
     assert seen(pair.exchange(0)) == [(2, FrameType.CLOSE, b"")]
     assert limits_of(SETTINGS).window_bytes == near.channel(ToStream(9, by_sender=True)).credit
+
+
+def test_the_longest_reason_fits_its_frame() -> None:
+    """An exception's text is a program's; one too long for a frame would end the session."""
+    pair = Pair()
+    longest = plain.dumps(failure_array(("\N{EAGLE}" * 5_000, "\N{EAGLE}" * 5_000)))
+    pair.sessions[0].end_stream(STREAM, longest)
+    ((_, type_, reason),) = seen(pair.exchange(0))
+    assert type_ is FrameType.CLOSE
+    name, text = failure_of(plain.loads(reason))
+    assert set(name + text) == {"\N{EAGLE}"}

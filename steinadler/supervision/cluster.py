@@ -1,0 +1,290 @@
+"""`cluster_supervisor`: the children are processes of any member, started by exported name.
+
+    supervisor                                        the member chosen
+    ----------                                        -----------------
+    call $spawn: $child, with a token  -------------> a process of $child
+    monitor it, remember it  <--- call: token, id ---
+                             ---- answer -----------> tied to the supervisor: it monitors it
+                                                      runs the exported function
+    started  <--- if the function says so -----------
+
+The call in the middle does three things.  The function does not run before it is monitored, so
+how it ended is always told, however soon (D2).  A start that came too late (its node was stopped,
+and went on after the supervisor had given it up and started the child elsewhere) is refused, and
+nothing runs.  And it knows from its first step whose child it is: when the supervisor ends, or its
+node is down as seen from there, the child exits as if it were linked to it.
+
+A monitor and not a link, because a link works both ways: the supervisor would have to tell the
+exits of its children from orders to end that come over links too, and a child that is started
+over a network may exit before its supervisor has heard of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import outcome
+import trio
+
+from steinadler.errors import (
+    ConfigError,
+    DeliveryError,
+    MailboxFull,
+    NodeDown,
+    RemoteError,
+    SteinadlerError,
+)
+from steinadler.identity import ProcessId
+from steinadler.process import DEFAULT_EXPORTS, Call, Process
+from steinadler.process.process import describe
+from steinadler.supervision.engine import Supervision
+from steinadler.supervision.placing import moves, place
+from steinadler.supervision.shell import (
+    ASK_AGAIN_S,
+    Shell,
+    Started,
+    ask_to_end,
+    find,
+    logger,
+    waits_for_started,
+)
+from steinadler.supervision.specs import ChildSpec, SupervisorSpec
+from steinadler.wire.signals import SHUTDOWN
+
+# What the process at the other end is exported as.
+CHILD = "$child"
+
+
+async def cluster_supervisor(
+    me: Process, spec: SupervisorSpec, labels: Mapping[str, str] | None = None
+) -> None:
+    """As `supervisor`, with the children spread over the members that have these labels.
+
+        node.spawn(
+            steinadler.cluster_supervisor,
+            steinadler.SupervisorSpec([steinadler.ChildSpec("job 1", job, (1,)), ...]),
+            {"role": "worker"},
+            name="jobs",
+        )
+
+    A child goes to the member that has the fewest children of this supervisor; a tie is settled
+    by a hash of the names.  Its function is exported on every such member, and its arguments can
+    be in messages.  While there is no such member, it waits for one.  When its node goes down it
+    is started elsewhere, which does not count as a restart; a temporary one is forgotten.  When a
+    node comes (back), nothing moves but by `rebalance`.
+
+    The strategy is one_for_one, and children start and end independently of each other, in no
+    order.  Otherwise as `supervisor`, calls included.
+
+    **There may be two of a child** for a while: the node of one may be cut off and not dead.  It
+    ends when its node declares the supervisor's node down, usually within seconds of when it was
+    replaced, or later if it does not let itself be cancelled.  What must not be done twice is to
+    be fenced by what it is done to: let the child keep its state in an entity (E1).
+
+    The supervisor itself is a process of one node, and its children end with it.
+
+    Raises `ConfigError` for another strategy, a function that is not exported here, and arguments
+    that are no labels.
+    """
+    if spec.strategy != "one_for_one":
+        raise ConfigError(f"a cluster supervisor is one_for_one, and not {spec.strategy}")
+    for child in spec.children:
+        me.node.exports.name_of(child.function)
+    shell = Shell(me, Supervision(spec, in_order=False))
+    async with trio.open_nursery() as nursery:
+        await shell.run(_Members(shell, nursery, dict(labels or {})))
+
+
+@dataclass(slots=True, eq=False)
+class _Life:
+    """One life of a child: from its start to the news of its end."""
+
+    id: str
+    token: int
+    node: str | None = None  # where it is being started, or runs
+    process: ProcessId | None = None
+    unwanted: bool = False
+    search: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class _Members:
+    """`shell.Children`, over the members."""
+
+    def __init__(self, shell: Shell, nursery: trio.Nursery, labels: Mapping[str, str]) -> None:
+        self._shell = shell
+        self._me = shell.me
+        self._nursery = nursery
+        self._labels = labels
+        self._lives: dict[str, _Life] = {}
+        self._by_token: dict[int, _Life] = {}
+        self._by_process: dict[ProcessId, _Life] = {}
+        self._tokens = itertools.count(1)
+
+    # -- starting -----------------------------------------------------------------------------
+
+    def start(self, child: ChildSpec) -> None:
+        life = self._lives[child.id] = _Life(child.id, 0)
+        self._nursery.start_soon(self._start, child, life)
+
+    async def _start(self, child: ChildSpec, life: _Life) -> None:
+        """Find it a place, and ask for it there, until somewhere it is begun or refused."""
+        try:
+            while life.process is None:
+                await self._choose(life)
+                if life.node is None:
+                    self._over(life, SHUTDOWN)  # told to end before it had begun
+                    return
+                await self._ask(child, life)
+        except SteinadlerError as error:
+            if life.process is None:
+                logger.error("%s cannot start child %r: %s", self._me, child.id, error)
+                self._over(life, describe(error))
+
+    async def _choose(self, life: _Life) -> None:
+        """Set where it is to run; None when it is no longer to run at all."""
+        life.node = None
+        while not life.unwanted:
+            nodes = self._nodes()
+            life.node = place(life.id, nodes, self._counts())
+            if life.node is not None:
+                return
+            with life.search:
+                await self._me.node.wait_for_change()
+
+    async def _ask(self, child: ChildSpec, life: _Life) -> None:
+        assert life.node is not None
+        self._by_token.pop(life.token, None)  # an earlier start that may still arrive: refused
+        life.token = next(self._tokens)
+        self._by_token[life.token] = life
+        name = self._me.node.exports.name_of(child.function)
+        arguments = (self._me.id, life.token, name, child.args)
+        try:
+            process = await self._me.node.spawn_on(life.node, CHILD, *arguments, name=child.name)
+        except NodeDown:
+            await trio.sleep(ASK_AGAIN_S)  # it may be a member for a moment longer
+            return
+        while life.process is None:  # it has not called yet, and may never
+            try:
+                self._watch(life, process)
+            except MailboxFull:
+                await trio.sleep(ASK_AGAIN_S)
+
+    def _watch(self, life: _Life, process: ProcessId) -> None:
+        self._me.monitor(process)
+        life.process = process
+        self._by_process[process] = life
+        if life.unwanted:
+            self._nursery.start_soon(ask_to_end, self._me, process, False)
+
+    def _nodes(self) -> list[str]:
+        return [member.node.name for member in self._me.node.members(**self._labels)]
+
+    def _counts(self) -> Counter[str]:
+        return Counter(life.node for life in self._lives.values() if life.node is not None)
+
+    # -- what the shell asks ------------------------------------------------------------------
+
+    def stop(self, id_: str, kill: bool) -> None:
+        life = self._lives.get(id_)
+        if life is None:
+            return  # the news of its end is on its way
+        life.unwanted = True
+        life.search.cancel()
+        if life.process is not None:
+            self._nursery.start_soon(ask_to_end, self._me, life.process, kill)
+
+    def process_of(self, id_: str) -> ProcessId | None:
+        life = self._lives.get(id_)
+        return life.process if life is not None else None
+
+    def lost(self, process: ProcessId) -> str | None:
+        life = self._by_process.pop(process, None)
+        if life is None:
+            return None
+        del self._by_token[life.token]
+        del self._lives[life.id]
+        return life.id
+
+    def _over(self, life: _Life, reason: str) -> None:
+        self._by_token.pop(life.token, None)
+        del self._lives[life.id]
+        self._shell.child_ended(life.id, reason)
+
+    def answer(self, call: Call) -> None:
+        match call.request:
+            case ("$child", int() as token, ProcessId() as process, bool() as waits):
+                self._begun(call, token, process, waits)
+            case ("$started", int() as token):
+                life = self._by_token.get(token)
+                if life is not None:
+                    self._shell.child_started(life.id)
+                call.reply()
+            case "rebalance":
+                call.reply(self._rebalance())
+            case _:
+                raise ConfigError("a supervisor understands the calls of steinadler.supervision")
+
+    def _begun(self, call: Call, token: int, process: ProcessId, waits: bool) -> None:
+        life = self._by_token.get(token)
+        if life is None or life.unwanted or life.process not in (None, process):
+            raise ConfigError("this start was given up")
+        if life.process is None:
+            self._watch(life, process)
+        if not waits:
+            self._shell.child_started(life.id)
+        call.reply()
+
+    def _rebalance(self) -> list[str]:
+        stay = {
+            child.id
+            for child, state in self._shell.engine.children()
+            if child.restart == "temporary" or state.value != "running"
+        }
+        where = {life.id: life.node for life in self._lives.values() if life.node is not None}
+        moving = [id_ for id_ in moves(self._nodes(), where) if id_ not in stay]
+        for id_ in moving:
+            self._shell.carry_out(self._shell.engine.move(id_, trio.current_time()))
+        return moving
+
+
+@DEFAULT_EXPORTS.export(name=CHILD)
+async def _child(
+    me: Process, supervisor: ProcessId, token: int, function: str, args: Iterable[Any]
+) -> Any:
+    """A child at work: its supervisor is asked first, and followed when it ends."""
+    run = find(me, function)
+    me.function_name = function  # what the log calls it
+    waits = waits_for_started(run)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_follow, me, supervisor)
+        if not await _told(me, supervisor, ("$child", token, me.id, waits)):
+            nursery.cancel_scope.cancel()
+            return None
+
+        def say_so() -> None:
+            nursery.start_soon(_told, me, supervisor, ("$started", token))
+
+        keywords = {"task_status": Started(say_so)} if waits else {}
+        # Captured, or the nursery would raise it as a group of one.
+        result = await outcome.acapture(run, me, *args, **keywords)
+        nursery.cancel_scope.cancel()
+    return result.unwrap()
+
+
+async def _told(me: Process, supervisor: ProcessId, request: object) -> bool:
+    """Whether the supervisor is there, and does not refuse."""
+    try:
+        await me.call(supervisor, request)
+    except (DeliveryError, RemoteError):
+        return False
+    return True
+
+
+async def _follow(me: Process, supervisor: ProcessId) -> None:
+    """End with the supervisor, as a link would have it."""
+    async with me.node.monitor(supervisor) as down:
+        me.exit_signal(supervisor, (await down.wait()).reason, linked=True)
