@@ -4,6 +4,7 @@
     python -m benchmarks run [NAME...]
     python -m benchmarks compare PEER
     python -m benchmarks.stores           the stores of entities
+    python -m benchmarks.streams all      streams, and `steinadler forward` and `expose`
 
     workloads   what is done, in words and numbers: the same for everybody
     measuring   how a side written in Python does it and takes the time

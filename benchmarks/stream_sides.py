@@ -46,6 +46,7 @@ CHUNK_BYTES = 65_536
 SMALL_BYTES = 1024
 # What a stream is for.
 SINK, ECHO, HOLD, STALL, TALLY, SETTLE = b"S", b"E", b"H", b"X", b"T", b"G"  # T: how many sinks
+RELEASE = b"R"  # of those that stall
 
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
 
@@ -61,6 +62,7 @@ class Server:
         self._began: list[float] = []
         self._counted: list[tuple[int, float]] = []
         self._one_more = trio.Event()
+        self._released = trio.Event()
 
     async def handle(self, stream: trio.abc.Stream) -> None:
         """Serve one stream to its end."""
@@ -73,7 +75,11 @@ class Server:
             case b"H":
                 await stream.receive_some(1)  # its opener says nothing until it closes
             case b"X":
-                await trio.sleep_forever()
+                await self._released.wait()
+            case b"R":
+                self._released.set()
+                self._released = trio.Event()
+                await self._tell(stream, {})
             case b"T":
                 await self._tally(stream, int.from_bytes(await stream.receive_some(1)))
             case b"G":
@@ -327,7 +333,7 @@ class Driver:
         }
 
     async def stalled(self, streams: int, seconds: float, stalled: int) -> Figures:
-        """Throughput of some streams before and while readers of others have stopped."""
+        """Throughput of some streams while readers of others have stopped, before, and after."""
         before = await self.throughput(streams, seconds)
         here, there = await self._resident()
         sent = 0
@@ -349,10 +355,13 @@ class Driver:
             here_now, there_now = await self._resident()
             during = await self.throughput(streams, seconds)
             nursery.cancel_scope.cancel()
+        await self._ask(RELEASE)
+        after = await self.throughput(streams, seconds)
+        otherwise = (before["mb_per_s"] + after["mb_per_s"]) / 2
         return {
-            "before_mb_per_s": before["mb_per_s"],
+            "otherwise_mb_per_s": otherwise,
             "during_mb_per_s": during["mb_per_s"],
-            "during_of_before": during["mb_per_s"] / before["mb_per_s"],
+            "during_of_otherwise": during["mb_per_s"] / otherwise,
             "in_flight_kib": sent / stalled / 1024,
             "client_growth_kib": (here_now - here) / stalled / 1024,
             "server_growth_kib": (there_now - there) / stalled / 1024,

@@ -150,7 +150,7 @@ def short_lived(pairs: int, seconds: float) -> list[Row]:
             for key, shown in (("streams_per_s", "/s"), ("cpu_us", "µs of CPU each")):
                 rows.append(
                     Row(
-                        f"opened, 1 KB each way, closed; {width} at once, {shown}",
+                        f"used and closed, {width} at once, {shown}",
                         column(got[OURS], key),
                         column(got[BARE], key),
                         target if key == "streams_per_s" else None,
@@ -183,9 +183,9 @@ def stalled(pairs: int, seconds: float) -> list[Row]:
         ours({"do": "throughput", "streams": 4, "seconds": 0.3})
         got = [ours(job) for _ in range(pairs)]
     return [
-        Row("4 streams, MB/s before", column(got, "before_mb_per_s")),
+        Row("4 streams, MB/s before and after", column(got, "otherwise_mb_per_s")),
         Row("4 streams, MB/s while 8 readers have stopped", column(got, "during_mb_per_s")),
-        Row("during / before", column(got, "during_of_before"), target=0.9),
+        Row("while / before and after", column(got, "during_of_otherwise"), target=0.9),
         Row("in flight of each that stopped, KiB", column(got, "in_flight_kib"), more=False),
         Row("growth at the writer for each, KiB", column(got, "client_growth_kib"), more=False),
         Row("growth at the reader for each, KiB", column(got, "server_growth_kib"), more=False),
@@ -235,7 +235,7 @@ def curl(pairs: int, seconds: float) -> list[Row]:
 
 PARTS: dict[str, tuple[Callable[[int, float], list[Row]], str]] = {
     "throughput": (throughput, "trio.SSLStream"),
-    "short-lived": (short_lived, "trio.SSLStream, dialled for each"),
+    "short-lived": (short_lived, "trio.SSLStream, dialled"),
     "idle": (idle, "trio.SSLStream"),
     "stalled": (stalled, "nobody"),
     "objects": (objects, "node.send"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from steinadler.entity import answers
 from steinadler.entity.answers import Answer
 from steinadler.entity.behaviour import Behaviour, Kind, Timer, Turn
 from steinadler.entity.store import (
@@ -176,6 +177,9 @@ class Entity:
                 if change.expires_at is not None:
                     expires_at[change.key] = change.expires_at
         self._state, self._expires_at = state or None, expires_at or None
+
+    def check_answer(self, answer: Any) -> None:
+        answers.encode(answer, self.host.codec)
 
     def start_timer(self, timer: Timer) -> None:
         self.host.on_timer(self, timer)

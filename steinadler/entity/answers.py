@@ -13,7 +13,13 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from steinadler import errors
-from steinadler.errors import EntityError, RemoteError, RemoteProtocolError, SteinadlerError
+from steinadler.errors import (
+    EntityError,
+    MessageTooLarge,
+    RemoteError,
+    RemoteProtocolError,
+    SteinadlerError,
+)
 from steinadler.process.process import describe
 from steinadler.wire import plain
 from steinadler.wire.codec import Codec
@@ -21,6 +27,8 @@ from steinadler.wire.codec import Codec
 ANSWERED, FAILED, ENTITY, MOVED = range(4)
 Answer: TypeAlias = tuple[int, bytes]
 
+# What an answer's status and heads add to it on its way to another node, at most.
+_ENVELOPE_BYTES = 64
 _MAX_NAME, _MAX_TEXT = 256, 8192
 _KINDS = {
     name: kind
@@ -34,10 +42,22 @@ def moved(owner: str | None) -> Answer:
     return MOVED, (owner or "").encode()
 
 
+def encode(value: Any, codec: Codec) -> bytes:
+    """What a turn returned, as it travels; the same for a caller here as for one elsewhere (M5).
+
+    Raises `NotEncodable` and `MessageTooLarge`.
+    """
+    body = codec.encode(value)
+    limit = codec.max_message_bytes - _ENVELOPE_BYTES
+    if len(body) > limit:
+        raise MessageTooLarge(len(body), limit)
+    return body
+
+
 def of_value(value: Any, codec: Codec) -> Answer:
     """What a turn returned; that it cannot travel is its caller's error."""
     try:
-        return ANSWERED, codec.encode(value)
+        return ANSWERED, encode(value, codec)
     except SteinadlerError as error:
         return of_error(error)
 

@@ -82,6 +82,10 @@ class Active(Protocol):
     async def write(self, changes: dict[str, bytes | None], ttl_s: dict[str, float] = ...) -> None:
         """Commit several keys, all or nothing; None deletes one.  Durable on return."""
 
+    def check_answer(self, answer: Any) -> None:
+        """Raise what keeps an answer from its caller, while the turn has written nothing yet:
+        `NotEncodable`, `MessageTooLarge`."""
+
     def start_timer(self, timer: Timer) -> None: ...
     def stop_timer(self, name: str) -> None: ...
     def stop_timers(self) -> None: ...

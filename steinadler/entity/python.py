@@ -321,7 +321,7 @@ class PythonBehaviour(Behaviour):
         if state == (self._defaults if committed is None else committed):
             return
         if answer is not None:
-            CODEC.encode(answer)  # one that cannot travel fails the turn while it can be undone
+            entity.check_answer(answer)  # fails the turn while it can be undone
         await current._own(entity.write({STATE: state}))
 
 

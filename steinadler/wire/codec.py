@@ -176,6 +176,10 @@ class Codec:
             max_depth=MAX_NESTING,
         )
 
+    @property
+    def max_message_bytes(self) -> int:
+        return self._limit
+
     def encode(self, message: object) -> bytes:
         """Return `message` as bytes, or raise `NotEncodable` or `MessageTooLarge`."""
         if type(message) is bytes:

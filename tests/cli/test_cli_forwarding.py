@@ -118,7 +118,10 @@ async def test_a_service_of_one_process_is_used_through_another(steinadler: Stei
 
                 async with running(steinadler, "expose", "echo", place) as again:
                     while True:  # until forward has heard of it
-                        stream = await trio.open_tcp_stream("127.0.0.1", forwarded.port)
+                        try:
+                            stream = await trio.open_tcp_stream("127.0.0.1", forwarded.port)
+                        except OSError:  # reset before it had begun
+                            continue
                         try:
                             await stream.send_all(b"y")
                             assert await stream.receive_some() == b"y"

@@ -11,7 +11,15 @@ import pytest
 import trio
 
 import steinadler
-from steinadler import EntityKey, Node, NoSuchCommand, NotEncodable, RemoteError
+from steinadler import (
+    Config,
+    EntityKey,
+    Node,
+    NoSuchCommand,
+    NotEncodable,
+    RemoteError,
+    WireSettings,
+)
 
 
 class Basket(steinadler.Entity):
@@ -25,6 +33,11 @@ class Basket(steinadler.Entity):
     @steinadler.command
     def keep(self, items: list[str]) -> None:
         self.items = items
+
+    @steinadler.command
+    def add_for_bytes(self, item: str, size: int) -> bytes:
+        self.items.append(item)
+        return bytes(size)
 
     @steinadler.command(read_only=True)
     async def look(self) -> list[str]:
@@ -112,6 +125,25 @@ async def test_what_went_wrong_is_told_alike_near_and_far(nodes: Any, caller: st
             await basket.call("look", "at", "me")
         assert raised.value.type_name == "TypeError"
         assert await basket.call("look") == ["nut"]
+
+
+@pytest.mark.parametrize("caller", ["alice", "customer"])
+async def test_an_answer_too_large_to_travel_undoes_its_turn(nodes: Any, caller: str) -> None:
+    config = Config(wire=WireSettings(max_message_bytes=20_000))
+    alice = await nodes.open("alice", config=config)
+    opened = {"alice": alice, "customer": await nodes.open("customer", config=config)}
+    alice.host(Basket)
+    await opened["customer"].wait_for_member("alice")
+    basket = opened[caller].entity("Basket", "1")
+    with trio.fail_after(10):
+        await basket.call("add", "nut")
+        for size in (19_950, 20_000, 30_000):
+            with pytest.raises(RemoteError) as raised:
+                await basket.call("add_for_bytes", "bolt", size)
+            assert raised.value.type_name == "MessageTooLarge"
+        assert await basket.call("look") == ["nut"]
+        assert len(await basket.call("add_for_bytes", "bolt", 19_900)) == 19_900
+        assert await basket.call("look") == ["nut", "bolt"]
 
 
 async def test_one_command_may_call_another_entity(nodes: Any) -> None:
