@@ -28,7 +28,9 @@ from steinadler.errors import (
     NameConflict,
     NodeClosed,
     NodeDown,
+    NoSuchProcess,
     NoSuchService,
+    ProcessExited,
     RemoteError,
     StreamError,
     StreamRefused,
@@ -324,6 +326,8 @@ class Streams:
             await self._cluster.call(ProcessName(SERVICE, node.name), request)
         except BaseException as error:
             self.table.forget(node, number)
+            if isinstance(error, (NoSuchProcess, ProcessExited)):  # its processes have ended
+                raise NodeDown(node.name, "it is closing, and opens no streams") from None
             if isinstance(error, RemoteError) and error.type_name in _REFUSALS:
                 raise _REFUSALS[error.type_name](error.text) from None
             # Behind the request, and behind its being taken back.
