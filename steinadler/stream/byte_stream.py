@@ -33,6 +33,9 @@ class ByteStream(trio.abc.HalfCloseableStream):
     `trio.BrokenResourceError`.
     """
 
+    # Ten thousand idle ones are to take little.
+    __slots__ = ("__weakref__", "_inlet", "_receives", "_sending", "_sends", "service")
+
     def __init__(self, sending: SendingEnd, inlet: Inlet, service: str) -> None:
         self.service = service
         self._sending = sending
