@@ -198,15 +198,13 @@ class _Life:
         host: str | None,
         port: int,
         labels: tuple[tuple[str, str], ...],
-        seeds: tuple[Any, ...],
-        mdns: bool,
-        cluster: str | None,
+        where: Where,
         drain_s: float,
         max_connections: int,
         as_json: bool,
     ) -> None:
         self._name = name or f"{command}-{secrets.token_hex(4)}"
-        self._where = Where(cluster, seeds, mdns)
+        self._where = where
         self._node_options: dict[str, Any] = {"host": host, "port": port, "labels": dict(labels)}
         self._drain_s = drain_s
         self._max_connections = max_connections
@@ -223,6 +221,7 @@ class _Life:
         async with open_node(
             self._name,
             seeds=where.seeds,
+            sources=where.sources,
             mdns=where.mdns,
             cluster=where.cluster,
             **self._node_options,

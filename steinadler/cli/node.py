@@ -70,9 +70,7 @@ def node(
     labels: tuple[tuple[str, str], ...],
     apps: tuple[tuple[str, ProcessFunction | type[Entity]], ...],
     store: str | None,
-    seeds: tuple[Any, ...],
-    mdns: bool,
-    cluster: str | None,
+    where: Where,
     as_json: bool,
 ) -> None:
     """Run a node called NAME until SIGINT (Ctrl-C) or SIGTERM, then leave cleanly.
@@ -80,7 +78,6 @@ def node(
     Tells its addresses when it is ready, and then who joins and who leaves; with --json, one
     object a line.
     """
-    where = Where(cluster, seeds, mdns)
 
     async def live() -> None:
         patience_s = await patience_with_others(name, where)
@@ -89,6 +86,7 @@ def node(
             host=host,
             port=port,
             seeds=where.seeds,
+            sources=where.sources,
             mdns=where.mdns,
             labels=dict(labels),
             cluster=where.cluster,
@@ -116,7 +114,7 @@ async def patience_with_others(name: str, where: Where) -> float:
     """How long a node waits to meet another, before it says that it is ready, in seconds."""
     if await trio.to_thread.run_sync(_has_namesake, name, where.cluster):
         return NAME_CONFLICT_PATIENCE_S
-    return _SEEDS_S if where.seeds else 0.0
+    return _SEEDS_S if where.told else 0.0
 
 
 def _has_namesake(name: str, cluster: str | None) -> bool:

@@ -25,7 +25,7 @@ from steinadler.errors import (
     RemoteError,
     RemoteProtocolError,
 )
-from steinadler.identity import Address, ProcessId, ProcessName, parse_destination
+from steinadler.identity import ProcessId, ProcessName, parse_destination
 from steinadler.membership import Member
 from steinadler.node import Node, open_node
 from steinadler.security.home import DEFAULT_CLUSTER
@@ -151,6 +151,7 @@ async def observing(where: Where, timeout_s: float) -> AsyncIterator[Observer]:
     async with open_node(
         f"observer-{secrets.token_hex(6)}",
         seeds=where.seeds,
+        sources=where.sources,
         mdns=where.mdns,
         cluster=where.cluster,
         observer=True,
@@ -180,15 +181,12 @@ def timeout(command: Any) -> Any:
 @briefly_joining
 @timeout
 @as_json
-def members(
-    seeds: tuple[Address, ...], mdns: bool, cluster: str | None, timeout_s: float, as_json: bool
-) -> None:
+def members(where: Where, timeout_s: float, as_json: bool) -> None:
     """List the nodes of a cluster.
 
     With --json: a list of {name, address, labels, state}, by name; the state is "alive" or
     "suspect", and a suspect still counts as a member.
     """
-    where = Where(cluster, seeds, mdns)
 
     async def list_them() -> None:
         async with observing(where, timeout_s) as observer:
@@ -227,9 +225,7 @@ def _print_table(listed: list[dict[str, Any]]) -> None:
 @as_json
 def whereis(
     name: ProcessName,
-    seeds: tuple[Address, ...],
-    mdns: bool,
-    cluster: str | None,
+    where: Where,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -238,7 +234,6 @@ def whereis(
     With --json: {name, node, process} for NAME@NODE, and for NAME alone a list of such, one for
     each node that has one, by node.  Fails when there is none.
     """
-    where = Where(cluster, seeds, mdns)
 
     async def look() -> None:
         async with observing(where, timeout_s) as observer:
@@ -266,9 +261,7 @@ def _place(name: ProcessName, process: ProcessId) -> dict[str, str]:
 def send(
     destination: ProcessName,
     message: Any,
-    seeds: tuple[Address, ...],
-    mdns: bool,
-    cluster: str | None,
+    where: Where,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -278,7 +271,6 @@ def send(
     steinadler send counter@bob '["add", 2]'.  Fails when there is no such process.  With --json
     it prints who got it, as whereis does.
     """
-    where = Where(cluster, seeds, mdns)
 
     async def deliver() -> None:
         async with observing(where, timeout_s) as observer:
@@ -311,9 +303,7 @@ def call(
     destination: ProcessName,
     request: Any,
     modules: tuple[Any, ...],
-    seeds: tuple[Address, ...],
-    mdns: bool,
-    cluster: str | None,
+    where: Where,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -327,7 +317,6 @@ def call(
     arrays, dataclasses objects of their fields, enums the name of the member, bytes base64, dates
     and times ISO 8601, process ids "#7@bob"; Decimal, UUID, NaN and the infinities are texts.
     """
-    where = Where(cluster, seeds, mdns)
 
     async def ask() -> None:
         async with observing(where, timeout_s) as observer:

@@ -9,11 +9,13 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from steinadler.discovery import Dns, SeedFile, Source
 from steinadler.entity.python import Entity
 from steinadler.errors import ConfigError
 from steinadler.identity import Address, check_node_name, check_process_name, parse_address
@@ -91,8 +93,18 @@ def load(module: str) -> Any:
         raise ConfigError(f"the module {module!r} cannot be imported: {describe(error)}") from error
 
 
+def _seed_dns(text: str) -> Source:
+    if ":" not in text:
+        return Dns(text)
+    address = parse_address(text)
+    return Dns(address.host, address.port)
+
+
 NODE_NAME = Reader("name", check_node_name)
 ADDRESS = Reader("host:port", parse_address)
+SEED_DNS = Reader("name[:port]", _seed_dns)
+SEED_SRV = Reader("name", Dns)
+SEED_FILE = Reader("path", SeedFile)
 LABEL = Reader("key=value", _label)
 JSON = Reader("json", _json)
 APP = Reader("module:function", _app)
@@ -105,7 +117,13 @@ class Where:
 
     cluster: str | None
     seeds: tuple[Address, ...]
+    sources: tuple[Source, ...]
     mdns: bool
+
+    @property
+    def told(self) -> bool:
+        """Whether somebody said where nodes are, and they may be expected to be met soon."""
+        return bool(self.seeds or self.sources)
 
     def __str__(self) -> str:
         """Where was looked, for people."""
@@ -114,13 +132,30 @@ class Where:
             places.append("by mDNS")
         if self.seeds:
             places.append(f"at the seeds {', '.join(map(str, self.seeds))}")
+        places.extend(map(str, self.sources))
         if len(places) == 1:
             return places[0]
         return f"{', '.join(places[:-1])} and {places[-1]}"
 
 
-def joining(command: _Command, *, log_level: str = "warning") -> _Command:
-    """The options of every command that joins a cluster."""
+def joining(command: Callable[..., None], *, log_level: str = "warning") -> Callable[..., None]:
+    """The options of every command that joins a cluster; it gets them as `where`."""
+
+    @wraps(command)
+    def with_where(
+        *args: Any,
+        cluster: str | None,
+        mdns: bool,
+        seeds: tuple[Address, ...],
+        names: tuple[Source, ...],
+        services: tuple[Source, ...],
+        files: tuple[Source, ...],
+        **others: Any,
+    ) -> None:
+        sources = (*names, *services, *files)
+        command(*args, where=Where(cluster, seeds, sources, mdns), **others)
+
+    joined: Callable[..., None] = with_where
     for option in (
         click.option(
             "--log-level",
@@ -141,6 +176,31 @@ def joining(command: _Command, *, log_level: str = "warning") -> _Command:
             help="Use no multicast: only the runtime folder of this machine, and seeds.",
         ),
         click.option(
+            "--seed-file",
+            "files",
+            type=SEED_FILE,
+            multiple=True,
+            metavar="PATH",
+            help="A file of such addresses, one a line, read again when it changes.  Repeatable.",
+        ),
+        click.option(
+            "--seed-srv",
+            "services",
+            type=SEED_SRV,
+            multiple=True,
+            metavar="NAME",
+            help="A service in DNS: its SRV records say where nodes are.  Repeatable.",
+        ),
+        click.option(
+            "--seed-dns",
+            "names",
+            type=SEED_DNS,
+            multiple=True,
+            metavar="NAME[:PORT]",
+            help="All addresses that DNS has for NAME, asked again and again; without PORT, the "
+            "service _steinadler._tcp.NAME.  Repeatable.",
+        ),
+        click.option(
             "--seed",
             "seeds",
             type=ADDRESS,
@@ -149,8 +209,8 @@ def joining(command: _Command, *, log_level: str = "warning") -> _Command:
             help="A node to join through.  Repeatable.",
         ),
     ):
-        command = option(command)
-    return command
+        joined = option(joined)
+    return joined
 
 
 def as_json(command: _Command) -> _Command:

@@ -8,22 +8,18 @@ from steinadler.cli.observing import briefly_joining, observing, timeout
 from steinadler.cli.options import Where, as_json
 from steinadler.cli.output import console, print_json, table
 from steinadler.cli.running import run_once
-from steinadler.identity import Address
 
 
 @click.command()
 @briefly_joining
 @timeout
 @as_json
-def services(
-    seeds: tuple[Address, ...], mdns: bool, cluster: str | None, timeout_s: float, as_json: bool
-) -> None:
+def services(where: Where, timeout_s: float, as_json: bool) -> None:
     """List the services that nodes of a cluster offer, and the nodes.
 
     What `steinadler forward` and Node.connect can be given.  With --json: a list of {name, nodes},
     by name.
     """
-    where = Where(cluster, seeds, mdns)
 
     async def list_them() -> None:
         async with observing(where, timeout_s) as observer:

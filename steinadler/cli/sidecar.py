@@ -112,9 +112,7 @@ def sidecar(
     host: str | None,
     port: int,
     labels: tuple[tuple[str, str], ...],
-    seeds: tuple[Any, ...],
-    mdns: bool,
-    cluster: str | None,
+    where: Where,
     as_json: bool,
 ) -> None:
     """Run a sidecar until SIGINT (Ctrl-C) or SIGTERM, then drain and leave cleanly.
@@ -127,7 +125,6 @@ def sidecar(
         from steinadler.sidecar import SidecarSettings, open_sidecar
     except ImportError as error:
         raise Failed(f"{error}; the sidecar needs: pip install 'steinadler[sidecar]'") from None
-    where = Where(cluster, seeds, mdns)
     chosen = name or _default_name(app_port or http_port)
     leave = trio.Event()
 
@@ -151,6 +148,7 @@ def sidecar(
                 host=host,
                 port=port,
                 seeds=where.seeds,
+                sources=where.sources,
                 mdns=where.mdns,
                 labels=dict(labels),
                 cluster=where.cluster,

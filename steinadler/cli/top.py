@@ -18,7 +18,7 @@ the node did not answer; the four are then null.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -31,7 +31,7 @@ from steinadler.cli.output import console, print_json
 from steinadler.cli.running import run, run_once
 from steinadler.cli.top_view import view
 from steinadler.errors import NodeDown, NoSuchProcess, RemoteError
-from steinadler.identity import Address, NodeId, ProcessName
+from steinadler.identity import NodeId, ProcessName
 from steinadler.membership import Member
 
 INTERVAL_S = 1.0
@@ -157,9 +157,7 @@ def with_rates(now: Facts, before: Facts, seconds: float) -> Facts:
 def top(
     node: str | None,
     once: bool,
-    seeds: Iterable[Address],
-    mdns: bool,
-    cluster: str | None,
+    where: Where,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -170,7 +168,6 @@ def top(
     with --json one object a line.  --timeout is for finding the cluster, and for each node's
     answer with --once.
     """
-    where = Where(cluster, tuple(seeds), mdns)
 
     async def look_once(show: Callable[[Facts], None]) -> None:
         async with observing(where, timeout_s) as observer:
