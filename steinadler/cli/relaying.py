@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from steinadler.cli.output import harmless
 from steinadler.cli.places import break_off
 from steinadler.cli.pump import pump
 from steinadler.errors import RemoteError, SteinadlerError
@@ -142,7 +143,8 @@ class Relay:
             if not isinstance(error, (OSError, SteinadlerError)):
                 raise
             route.figures.failed += 1
-            self._complaints.tell(f"a connection to {route.service} came to nothing: {error}")
+            text = harmless(f"a connection to {route.service} came to nothing: {error}")
+            self._complaints.tell(text)
             return None
 
     async def _pump(self, route: Route, client: End, service: End) -> None:
@@ -155,7 +157,7 @@ class Relay:
             if not isinstance(error, trio.BrokenResourceError):
                 raise
             figures.broken += 1
-            text = f"a connection to {route.service} broke off: {error}"
+            text = harmless(f"a connection to {route.service} broke off: {error}")  # a peer's words
             if _is_everyday(error):
                 logger.info("%s", text)
             else:

@@ -81,10 +81,10 @@ def _screen() -> Iterator[Tell]:
     with Live(console=console(), auto_refresh=False) as live:
 
         def tell(event: Event) -> None:
-            if event["event"] != "traffic":
-                live.console.print(_words(event))
-            if "services" in event:
+            if event["event"] == "traffic":
                 live.update(_view(event["services"]), refresh=True)
+            else:
+                live.console.print(_words(event))
 
         # Live puts what is written to stderr above its table, if it comes through it.
         with _logging_to_stderr_of_now():
