@@ -259,23 +259,32 @@ class Entities:
 
     # -- reminders ----------------------------------------------------------------------------
 
-    async def set_reminder(self, key: EntityKey, reminder: Reminder) -> None:
+    async def set_reminder(
+        self, key: EntityKey, reminder: Reminder, *, timeout_s: float | None = None
+    ) -> None:
         """Set a reminder of an entity, in place of the one of that name.  Durable on return.
 
-        Acts beside the entity's turns, and so may be called from within one.  Raises as `call`.
+        Acts beside the entity's turns, and so may be called from within one.  Waits up to
+        `timeout_s`; then, or cancelled, it may or may not stand.  Raises as `call`.
         """
-        await self._beside(key, "set_reminder", reminder_fields(reminder))
+        await self._beside(key, "set_reminder", reminder_fields(reminder), timeout_s)
 
-    async def delete_reminder(self, key: EntityKey, name: str) -> None:
+    async def delete_reminder(
+        self, key: EntityKey, name: str, *, timeout_s: float | None = None
+    ) -> None:
         """Delete a reminder; nothing happens when there is none of that name.  As above."""
-        await self._beside(key, "delete_reminder", name)
+        await self._beside(key, "delete_reminder", name, timeout_s)
 
-    async def get_reminder(self, key: EntityKey, name: str) -> Reminder | None:
+    async def get_reminder(
+        self, key: EntityKey, name: str, *, timeout_s: float | None = None
+    ) -> Reminder | None:
         """The reminder of that name, with when it is due next.  As above."""
-        fields = await self._beside(key, "get_reminder", name)
+        fields = await self._beside(key, "get_reminder", name, timeout_s)
         return Reminder(*fields) if fields is not None else None
 
-    async def _beside(self, key: EntityKey, method: str, argument: Any) -> Any:
+    async def _beside(
+        self, key: EntityKey, method: str, argument: Any, timeout_s: float | None
+    ) -> Any:
         body = self._codec.encode(argument)
         host = self._host
 
@@ -285,7 +294,10 @@ class Entities:
             work = LocalReminderWork(Kind.REMINDER, method, body)
             return await wait_for(key, work, host, host.submit_beside)
 
-        return answers.read(await self._find(key, ask), self._codec)
+        limit_s = _NEVER if timeout_s is None else timeout_s
+        with trio.move_on_after(limit_s):
+            return answers.read(await self._find(key, ask), self._codec)
+        raise EntityTimedOut(f"{key} did not answer {method!r} within {limit_s:g} s")
 
     # -- what peers ask, by way of `service` ---------------------------------------------------
 

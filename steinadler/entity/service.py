@@ -125,7 +125,9 @@ def _take(call: Call, entities: Entities) -> None:
         ):
             beside = PeerReminderWork(Kind.REMINDER, method, body)
             beside.call = call
-            entities.arrived(EntityKey(type_, id_), beside)
+            key = EntityKey(type_, id_)
+            entities.arrived(key, beside)
+            call.on_abandoned(lambda: entities.withdrawn(key, beside))
         case ("release", str(type_), str(id_), int(epoch)):
             entities.release(EntityKey(type_, id_), epoch, call.reply)
         case ("here",):

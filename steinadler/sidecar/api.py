@@ -76,9 +76,15 @@ class Entities(Protocol):
         self, key: EntityKey, method: str, argument: Any, *, timeout_s: float | None = None
     ) -> Any: ...
     def active(self, key: EntityKey) -> Active | None: ...
-    async def set_reminder(self, key: EntityKey, reminder: Reminder) -> None: ...
-    async def delete_reminder(self, key: EntityKey, name: str) -> None: ...
-    async def get_reminder(self, key: EntityKey, name: str) -> Reminder | None: ...
+    async def set_reminder(
+        self, key: EntityKey, reminder: Reminder, *, timeout_s: float | None = None
+    ) -> None: ...
+    async def delete_reminder(
+        self, key: EntityKey, name: str, *, timeout_s: float | None = None
+    ) -> None: ...
+    async def get_reminder(
+        self, key: EntityKey, name: str, *, timeout_s: float | None = None
+    ) -> Reminder | None: ...
     def hosted(self) -> tuple[str, ...]: ...
     def active_count(self, type: str) -> int: ...
 
@@ -188,11 +194,16 @@ class Api:
             case Operation.REMINDER_SET:
                 body = await self._body(request)
                 reminder = read_reminder(arguments["name"], body, time.time())
-                await self._entities.set_reminder(key, reminder)
+                timeout_s = self._timeout(request.headers)
+                await self._entities.set_reminder(key, reminder, timeout_s=timeout_s)
             case Operation.REMINDER_DELETE:
-                await self._entities.delete_reminder(key, arguments["name"])
+                timeout_s = self._timeout(request.headers)
+                await self._entities.delete_reminder(key, arguments["name"], timeout_s=timeout_s)
             case Operation.REMINDER_GET:
-                told = await self._entities.get_reminder(key, arguments["name"])
+                timeout_s = self._timeout(request.headers)
+                told = await self._entities.get_reminder(
+                    key, arguments["name"], timeout_s=timeout_s
+                )
                 if told is None:
                     raise Problem("ERR_ACTOR_REMINDER_NOT_FOUND", "it has no such reminder")
                 return Answer(200, (JSON_TYPE,), describe_reminder(told))

@@ -25,6 +25,13 @@ _ROUTED = (
     "ERR_ACTOR_TIMEOUT",
 )
 
+_WITH_DEADLINE = (
+    Operation.CALL,
+    Operation.REMINDER_SET,
+    Operation.REMINDER_GET,
+    Operation.REMINDER_DELETE,
+)
+
 
 def _ref(name: str) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
@@ -220,13 +227,13 @@ def _operation(verb: str, operation: Operation) -> dict[str, Any]:
     }
     if operation not in WITHOUT_TOKEN:
         made["security"] = [{"token": []}, {}]
-    if operation is Operation.CALL:
+    if operation in _WITH_DEADLINE:
         made["parameters"] = [
             {
                 "name": "Steinadler-Timeout-Ms",
                 "in": "header",
                 "schema": {"type": "integer", "minimum": 1},
-                "description": "How long the caller waits; the program is told what is left.",
+                "description": "How long the caller waits.  A call tells the program what is left.",
             }
         ]
     if about.body is not None and verb in ("POST", "PUT"):

@@ -292,3 +292,29 @@ async def test_a_members_impossible_reminder_is_refused_and_harms_nothing_x4(
             assert await mallory.entities.call(KEY, "add", (1,)) == 2
         assert alice.entities.statistics().lost == 0
         assert times(log, "activate") == 1
+
+
+@pytest.mark.parametrize("caller", ["alice", "bob"])
+async def test_who_asks_of_reminders_need_not_wait_for_ever(
+    caller: str, autojump_clock: MockClock
+) -> None:
+    class Dawdling(Counting):
+        async def activate(self, entity: Any) -> None:
+            await self.may_end.wait()
+            await super().activate(entity)
+
+    async with SimulatedCluster(1) as cluster:
+        alice, bob = await cluster.start("alice", "bob")
+        behaviour = Dawdling("alice")
+        alice.entities.host("Counter", behaviour)
+        with trio.fail_after(60):
+            await cluster.agreed()
+            await until_hosts(bob, "alice")
+            entities = {"alice": alice, "bob": bob}[caller].entities
+            began = trio.current_time()
+            with pytest.raises(EntityTimedOut, match="'set_reminder' within 3 s"):
+                await entities.set_reminder(KEY, Reminder("r", 0.0), timeout_s=3)
+            assert trio.current_time() - began == pytest.approx(3, abs=0.1)
+            behaviour.may_end.set()
+            assert await bob.entities.call(KEY, "get", ()) == 0
+            assert await entities.get_reminder(KEY, "r") is None  # what nobody waits for is dropped

@@ -14,6 +14,7 @@ from sidecar_pairs import Pair, Sidecars, until
 
 from steinadler import Config
 from steinadler.config import EntitySettings
+from steinadler.entity.store import Held
 from steinadler.identity import EntityKey
 from steinadler.sidecar import SidecarSettings
 from steinadler.sidecar.problems import STATUS_OF
@@ -362,6 +363,25 @@ async def test_a_callers_deadline_travels_and_ends_its_wait(sidecars: Sidecars) 
     for bad in ("0", "-1", "1.5", "x", "9" * 30):
         answer = await call(pair, "echo", **{"Steinadler-Timeout-Ms": bad})
         problem(answer, "ERR_MALFORMED_REQUEST")
+
+
+async def test_a_callers_deadline_holds_for_reminders_too(sidecars: Sidecars) -> None:
+    class Slow(MemoryStore):
+        answers = trio.Event()
+
+        async def look_up(self, key: EntityKey) -> Held | None:
+            await self.answers.wait()
+            return await super().look_up(key)
+
+    pair = await sidecars.open(store=Slow(sidecars.contents))
+    reminder = path("Cart", "42", "reminders/r")
+    for verb in ("POST", "GET", "DELETE"):
+        answer = await pair.ask(verb, reminder, b"", {"Steinadler-Timeout-Ms": "50"})
+        problem(answer, "ERR_ACTOR_TIMEOUT")
+        answer = await pair.ask(verb, reminder, b"", {"Steinadler-Timeout-Ms": "0"})
+        problem(answer, "ERR_MALFORMED_REQUEST")
+    Slow.answers.set()
+    assert (await pair.ask("GET", reminder)).status == 404
 
 
 async def test_a_turn_that_takes_too_long_is_hung_up_on(sidecars: Sidecars) -> None:
