@@ -132,9 +132,7 @@ def left(cluster: SimulatedCluster) -> list[object]:
         found += node.stream_statistics()
         found += node.streams._offers._offers
         found += [
-            (node.name, each.peer, each.channels, each.peer_channels)
-            for each in node.connections()
-            if each.channels > 2 or each.peer_channels > 2
+            each for each in node.connections() if each.channels > 2 or each.peer_channels > 2
         ]
         for link in node._peering.connections.links():
             found += link._credit_waiters
