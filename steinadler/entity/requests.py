@@ -19,14 +19,19 @@ from steinadler.wire.as_json import to_json
 _JSON = {"content-type": "application/json"}
 
 
+def read_json(body: bytes) -> Any:
+    """The value that a JSON text tells.  Raises `ValueError` when it is not JSON, or too deep."""
+    try:
+        return json.loads(body, parse_constant=_not_json, parse_float=_number)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def arguments(body: bytes) -> tuple[Any, ...]:
     """The arguments that a request's body holds.  Raises `ValueError` when it is not JSON."""
     if not body:
         return ()
-    try:
-        told = json.loads(body, parse_constant=_not_json, parse_float=_number)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    told = read_json(body)
     return tuple(told) if isinstance(told, list) else (told,)
 
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any
 
+from steinadler.entity import requests
 from steinadler.entity.behaviour import Timer
 from steinadler.entity.store import Reminder
 from steinadler.sidecar.durations import BadTime, read_due, read_period
 from steinadler.sidecar.problems import malformed
 
-_UNSET = object()
+# The first and the last second that a date can tell.
+_EARLIEST = datetime.min.replace(tzinfo=UTC).timestamp()
+_LATEST = datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,11 @@ class Changes:
 
 
 def read_json(body: bytes) -> Any:
-    """Raises `Problem` 400 for what is not JSON, NaN and the infinities included."""
+    """Raises `Problem` 400 for what is not JSON: NaN, and numbers beyond all floats, included."""
     try:
-        return json.loads(body, parse_constant=_not_json)
-    except (ValueError, RecursionError) as error:  # a JSONDecodeError and bad UTF-8 are ValueErrors
-        text = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise malformed(f"the body is not JSON: {text}") from None
+        return requests.read_json(body)
+    except ValueError as error:
+        raise malformed(f"the body is not JSON: {error}") from None
 
 
 def write_json(value: Any) -> bytes:
@@ -128,12 +130,17 @@ def read_reminder(name: str, body: bytes, now: float) -> Reminder:
 
 
 def describe_reminder(reminder: Reminder) -> bytes:
-    """A reminder as it was set, but due at its next time, as a point in time."""
+    """A reminder as it was set, but due at its next time, as a point in time.
+
+    One set by an entity that is no program behind a sidecar may be due when no date can tell, and
+    is then told as due at the nearest one that can.
+    """
     try:
-        document = json.loads(reminder.data)
-    except ValueError:  # set by an entity that is no program behind a sidecar
+        document = requests.read_json(reminder.data)
+    except ValueError:  # set by such an entity
         document = {}
-    due = datetime.fromtimestamp(reminder.due_at, UTC).isoformat().replace("+00:00", "Z")
+    due_at = min(max(reminder.due_at, _EARLIEST), _LATEST)
+    due = datetime.fromtimestamp(due_at, UTC).isoformat().replace("+00:00", "Z")
     return write_json({**(document if isinstance(document, dict) else {}), "dueTime": due})
 
 
@@ -171,7 +178,3 @@ class _Description:
         if ttl := self.text("ttl"):
             document["ttl"] = ttl
         return document
-
-
-def _not_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")

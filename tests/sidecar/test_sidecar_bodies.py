@@ -139,6 +139,29 @@ def test_a_reminder_is_described_as_it_was_set() -> None:
     assert describe_reminder(of_another_kind) == b'{"dueTime":"1970-01-01T00:00:00Z"}'
 
 
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "-1e400", "[" * 100_000])
+def test_what_no_json_can_say_is_a_bad_request_wherever_it_stands(value: str) -> None:
+    """It could be read, but neither stored nor told to the program."""
+    told = f'[{{"operation": "upsert", "request": {{"key": "k", "value": {value}}}}}]'
+    assert status_of(lambda: read_changes(told.encode())) == 400
+    description = f'{{"dueTime": "1s", "data": {value}}}'.encode()
+    assert status_of(lambda: read_timer("t", description, 0.0)) == 400
+    assert status_of(lambda: read_reminder("r", description, 0.0)) == 400
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.binary() | JSON.map(write_json))
+def test_any_reminder_that_a_store_can_hold_is_described(due_at: float, data: bytes) -> None:
+    told = json.loads(describe_reminder(Reminder("r", due_at, data=data)))
+    assert re.match(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?Z\Z", told["dueTime"])
+
+
+@pytest.mark.parametrize("data", [b"NaN", b'{"data": NaN}', b'{"data": 1e999}', b"[" * 100_000])
+def test_a_reminder_whose_data_no_json_can_say_is_described_without(data: bytes) -> None:
+    assert describe_reminder(Reminder("r", 1e300, data=data)) == (
+        b'{"dueTime":"9999-12-31T23:59:59Z"}'
+    )
+
+
 # -- the program's configuration -------------------------------------------------------------
 
 
