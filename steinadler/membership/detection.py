@@ -61,8 +61,8 @@ class Detector:
         self.health = LocalHealth(settings)
         self.round_trips = RoundTrips()
         self._sequence = 0
-        # Rounds that are left out, because this node is not well.
-        self._rest = 0
+        # Rounds left out since the last one, because this node was not well.
+        self._rested = 0
         # By name: since when a suspect may refute, and when an observer gives up what it lost.
         self._suspected_at: dict[str, float] = {}
         self._lost: dict[str, float] = {}
@@ -208,13 +208,13 @@ class Detector:
                 yield entry
 
     def begin_round(self, now: float) -> None:
-        """Ping the next few members, unless this node is to rest for a round."""
+        """Ping the next few members, unless this node is to rest: one that is ill pings less."""
         self._relays.expire(now)
-        if self._rest > 0:
-            self._rest -= 1
+        self.health.interval_passed()
+        if self._rested < self.health.score:
+            self._rested += 1
             return
-        self.health.round_begins()
-        self._rest = self.health.score
+        self._rested = 0
         for name in self._ring.take(timing.probes_per_round(len(self._ring))):
             entry = self._table.find(name)
             if entry is None or self._probes.find(entry.member.node) is not None:

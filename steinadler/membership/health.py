@@ -7,7 +7,7 @@ about this node itself, and all of it comes here:
     a probe failed, and so many of those asked did not nack   + that many (1 if nobody was asked)
     others suspected this node, and it had to refute          + 1
     it ran so late, in whole `direct_timeout_s`               + that many
-    a probe round began, and none of these since the last     - 1
+    `probe_interval_s` without any of these                   - 1
 
 The score, 0 to 7, is used in two ways, for what is still to be timed and for what is being timed.
 Probes made from now on wait (score + 1) times as long before others are asked, and rounds are so
@@ -21,9 +21,10 @@ where the time lost is known, and it would delay the verdict on a dead member (S
 every hiccup.  Moving verdicts alone was refused: a node that runs, but hears nothing, is never
 late.
 
-memberlist lowers the score with each probe that is answered.  Here four probes may be answered in
-a round, so a node that is starved between rounds would never look ill; it has to be well for a
-whole round instead.
+memberlist lowers the score with each probe that is answered.  Here four may be answered in one
+round, so that a node which is starved between rounds would never look ill; and the worse it is,
+the rarer its rounds, so that a node alone with two others would need 9 s to recover from one long
+stall, and its confirmation of a death would be that late (S1).  By time it needs 2 s.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class LocalHealth:
     def __init__(self, settings: MembershipSettings) -> None:
         self._settings = settings
         self._score = 0
-        self._well = True  # since the last round began
+        self._well = True  # since the last interval began
         self._blocked = 0
         self._blocked_s = self._longest_block_s = 0.0
 
@@ -84,8 +85,8 @@ class LocalHealth:
         """Others held this node for silent."""
         self._worsen(1)
 
-    def round_begins(self) -> None:
-        """If nothing was wrong since the last one, some trust is regained."""
+    def interval_passed(self) -> None:
+        """If nothing was wrong for a whole `probe_interval_s`, some trust is regained."""
         if self._well:
             self._score = max(0, self._score - 1)
         self._well = True

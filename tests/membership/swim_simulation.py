@@ -40,6 +40,7 @@ from steinadler.membership import (
     decode,
     encode,
 )
+from steinadler.membership.messages import SyncReply
 
 DIAL_RETRY_S = 0.5
 
@@ -330,3 +331,20 @@ class Simulation:
 
     def events(self, kind: type) -> list[Effect]:
         return [e for h in self.hosts.values() for _, e in h.log if isinstance(e, kind)]
+
+
+def mesh(count: int, seed: int = 0, *, settings: MembershipSettings | None = None) -> Simulation:
+    """So many hosts that know each other and are all connected, and dial nobody."""
+    names = [f"n{number:03}" for number in range(count)]
+    simulation = Simulation(names, seed, settings=settings, dialling=False)
+    hosts = list(simulation.hosts.values())
+    table = tuple(Member(host.id, (host.address,)) for host in hosts)
+    for position, host in enumerate(hosts):
+        # Everybody is introduced by a neighbour, and then meets all the others.
+        neighbour = hosts[position - 1]
+        simulation.tell(host, Connected(table[position - 1]))
+        simulation.tell(host, Received(neighbour.id, SyncReply(table)))
+    for position, host in enumerate(hosts):
+        for peer in hosts[position + 1 :]:
+            simulation.connect(host, peer)
+    return simulation

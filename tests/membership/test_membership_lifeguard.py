@@ -254,12 +254,12 @@ def test_a_blocked_loop_accuses_nobody_says_so_and_is_patient_for_a_while(woken_
     assert [event for _, event in bench.events if isinstance(event, Blocked)] == [
         Blocked(pytest.approx(4.2))
     ]
+    assert bench.worst_score == 7
     health = bench.swim.health
-    assert (health.score, health.blocked) == (7, 1)
+    assert health.blocked == 1
     assert health.blocked_s == health.longest_block_s == pytest.approx(4.2)
     bench.run(5)
     assert not bench.at(Suspected)
-    bench.run(10)
     assert bench.swim.health.score == 0
 
 
@@ -267,8 +267,8 @@ def test_an_ill_node_still_notices_that_it_is_blocked() -> None:
     """S2: its probes rest for seconds, its watch on its own lateness does not."""
     bench = Bench(BOB)
     bench.now = bench.swim.next_deadline() + 3.0
-    bench.run(0.3)
-    assert bench.swim.health.score >= 6
+    bench.run(0)
+    assert bench.swim.health.score == 7
     for _ in range(20):
         assert bench.swim.next_deadline() - bench.now <= SETTINGS.probe_interval_s + 1e-9
         bench.run(SETTINGS.probe_interval_s)
@@ -300,8 +300,8 @@ def test_an_ill_nodes_probes_are_fewer_and_more_patient() -> None:
             bench.gossip(BOB, accused)
         assert bench.swim.health.score == 7
 
-    assert pings_in(2.0, lambda bench: None) == 8
-    assert pings_in(2.0, make_ill) <= 2
+    assert pings_in(1.0, lambda bench: None) == 4
+    assert pings_in(1.0, make_ill) <= 1
 
 
 def test_plain_swim_neither_waits_nor_doubts() -> None:

@@ -110,15 +110,15 @@ def test_what_lowers_and_raises_the_score() -> None:
     health.probe_failed(asked=0, nacked=0)
     health.accused()
     assert health.score == 4
-    health.round_begins()
-    assert health.score == 4  # it was not well since the round before
-    health.round_begins()
+    health.interval_passed()
+    assert health.score == 4  # it was not well for all of it
+    health.interval_passed()
     assert health.score == 3
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 100))))
 def test_the_score_stays_in_its_bounds_and_time_heals(happenings: list[tuple[int, float]]) -> None:
-    """S1: whatever happened, a node that is well for so many rounds judges as fast as any."""
+    """S1: whatever happened, a node that is well for 2 s judges as fast as any."""
     health = LocalHealth(DEFAULTS)
     for kind, amount in happenings:
         match kind:
@@ -129,10 +129,10 @@ def test_the_score_stays_in_its_bounds_and_time_heals(happenings: list[tuple[int
             case 2:
                 health.accused()
             case _:
-                health.round_begins()
+                health.interval_passed()
         assert 0 <= health.score <= MAX_SCORE
     for _ in range(MAX_SCORE + 1):
-        health.round_begins()
+        health.interval_passed()
     assert health.score == 0
 
 
