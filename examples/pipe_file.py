@@ -71,14 +71,10 @@ async def send(node: steinadler.Node, file: Readable, whole: int) -> None:
     """Send a file to whoever offers the service, and check that it arrived."""
     stream = await connect(node)
     progress = Progress("sent", whole)
-    try:
+    async with stream:  # which breaks off when the block raises: half a file is not a file
         while data := await trio.to_thread.run_sync(file.read, PIECE_BYTES):
             await stream.send_all(data)
             progress.passed(data)
-    except BaseException as error:
-        stream.close(error)  # not an end: half a file is not a file
-        raise
-    async with stream:
         await stream.send_eof()  # the file ends; the answer is still to come
         answer = b"".join([data async for data in stream])
     progress.tell()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from types import TracebackType
 
 import trio
 
@@ -28,13 +29,11 @@ class ByteStream(trio.abc.HalfCloseableStream):
     """One end of a byte stream between two tasks of the cluster.
 
     `peer` is the node of the other end (the life of it), `service` what was connected to.  The
-    methods are those of `trio.abc.HalfCloseableStream`, and raise what those raise: once the
-    other end is closed, its node is down (then `NodeDown` is the cause) or its program broke off,
-    `trio.BrokenResourceError`.
+    methods are those of `trio.abc.HalfCloseableStream`, and raise what those raise: once the other
+    end is closed, its node is down (then `NodeDown` is the cause) or its program broke off,
+    `trio.BrokenResourceError`.  An `async with` block that raises, or is cancelled, breaks the
+    stream off instead of ending it: what is half sent is not to look whole.
     """
-
-    # Ten thousand idle ones are to take little.
-    __slots__ = ("__weakref__", "_inlet", "_receives", "_sending", "_sends", "service")
 
     def __init__(self, sending: SendingEnd, inlet: Inlet, service: str) -> None:
         self.service = service
@@ -135,6 +134,15 @@ class ByteStream(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         """Close both directions: what was sent still arrives, what was not received is dropped."""
         self.close()
+        await trio.lowlevel.checkpoint()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(error)
         await trio.lowlevel.checkpoint()
 
     def close(self, error: BaseException | None = None) -> None:

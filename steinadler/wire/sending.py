@@ -7,9 +7,10 @@
 
 Control goes first.  Then each channel that has messages puts one frame into the batch, in turn,
 and after each such round one channel that is at a large item or a byte stream puts in one frame of
-it.  So a small message waits for one frame of each other destination and not for what lies in their
-queues, and a large item neither delays small ones nor starves behind them (M6).  A batch is one
-write: enough to amortise a system call, little enough that control queued meanwhile goes out soon.
+it (or, where no messages wait, as many as the batch takes).  So a small message waits for one frame
+of each other destination and not for what lies in their queues, and a large item neither delays
+small ones nor starves behind them (M6).  A batch is one write: enough to amortise a system call,
+little enough that control queued meanwhile goes out soon.
 Writing each message by itself, or whole messages in the order in which they were sent, was
 refused: the first costs a system call and a TLS record each, the second lets 64 MiB go before a
 probe.

@@ -148,6 +148,27 @@ async def test_who_closes_is_seen_by_who_sends(pair: Pair) -> None:
     assert not any(node.stream_statistics() for node in pair)
 
 
+async def test_a_block_that_raises_breaks_its_stream_off(pair: Pair) -> None:
+    """Behind what was sent: half a file does not look like a whole one, also when cancelled."""
+    with trio.fail_after(5):
+        near, far = await both_ends(pair)
+        with pytest.raises(OSError, match="disk"):
+            async with near:
+                await near.send_all(b"half")
+                raise OSError("the disk is gone")
+        assert await far.receive_some() == b"half"
+        with pytest.raises(trio.BrokenResourceError, match="OSError: the disk is gone"):
+            await far.receive_some()
+
+        near, far = await both_ends(pair)
+        with trio.CancelScope() as scope:
+            async with near:
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
+        with pytest.raises(trio.BrokenResourceError, match="Cancelled"):
+            await far.receive_some()
+
+
 async def test_a_service_that_nobody_offers(pair: Pair) -> None:
     """Each way to name one that is not there says what is, or that nothing is."""
     here, there = pair
