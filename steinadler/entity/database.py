@@ -14,6 +14,7 @@ on SQLite a hand-over of the interpreter's lock, that a group is there to save.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from steinadler.entity.store import (
     Commit,
     Delete,
     DeleteReminder,
+    Due,
     Held,
     Put,
     Reminder,
@@ -104,8 +106,8 @@ class Database(ABC):
 
     @abstractmethod
     def due(
-        self, types: Sequence[str], before: float, limit: int
-    ) -> Sequence[tuple[EntityKey, Reminder]]: ...
+        self, type: str, before: float, limit: int, after: Due | None = None
+    ) -> Sequence[Due]: ...
 
 
 @dataclass(slots=True)
@@ -189,6 +191,15 @@ def stale(key: EntityKey, epoch: int, latest: int) -> StaleEpoch:
         f"{key}: another node has taken the entity over: "
         f"epoch {epoch} ended, {latest} is the latest"
     )
+
+
+def place_of(due: Due | None) -> tuple[float, str, str]:
+    """Where a reminder stands among those of its type, in the order of `Database.due`; None stands
+    before all."""
+    if due is None:
+        return -math.inf, "", ""
+    key, reminder = due
+    return reminder.due_at, key.id, reminder.name
 
 
 def size_of(write: Write) -> int:

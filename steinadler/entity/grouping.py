@@ -39,7 +39,7 @@ from steinadler.entity.database import (
     check,
     size_of,
 )
-from steinadler.entity.store import Activation, Commit, Held, Reminder, Store
+from steinadler.entity.store import Activation, Commit, Due, Held, Reminder, Store
 from steinadler.errors import StoreUnavailable
 from steinadler.identity import EntityKey
 
@@ -118,9 +118,9 @@ class GroupingStore(Store):
         return await self._read(lambda: self._database.reminders(key))
 
     async def due(
-        self, types: Sequence[str], before: float, limit: int
-    ) -> Sequence[tuple[EntityKey, Reminder]]:
-        return await self._read(lambda: self._database.due(types, before, limit))
+        self, type: str, before: float, limit: int, after: Due | None = None
+    ) -> Sequence[Due]:
+        return await self._read(lambda: self._database.due(type, before, limit, after))
 
     async def _read(self, question: Callable[[], _T]) -> _T:
         self._check_open()

@@ -18,7 +18,15 @@ from typing import Any
 
 import psycopg
 
-from steinadler.entity.database import Activate, Database, Outcome, Settlement, Write, settle
+from steinadler.entity.database import (
+    Activate,
+    Database,
+    Outcome,
+    Settlement,
+    Write,
+    place_of,
+    settle,
+)
 from steinadler.entity.postgres_connection import (
     Connection,
     Row,
@@ -29,6 +37,7 @@ from steinadler.entity.postgres_connection import (
 from steinadler.entity.store import (
     Delete,
     DeleteReminder,
+    Due,
     Held,
     Put,
     Reminder,
@@ -98,11 +107,10 @@ _HELD = "SELECT epoch, owner, incarnation FROM steinadler_entities WHERE type = 
 _REMINDER = "name, due_at, period_s, repeats, expires_at, data"
 _REMINDERS = f"""SELECT {_REMINDER} FROM steinadler_reminders
 WHERE type = %b AND id = %b ORDER BY name"""
-_DUE = f"""SELECT d.* FROM unnest(%b::text[]) AS wanted (type) CROSS JOIN LATERAL (
-    SELECT r.type, r.id, {_REMINDER} FROM steinadler_reminders r
-    WHERE r.type = wanted.type AND due_at <= %b AND (expires_at IS NULL OR expires_at > due_at)
-    ORDER BY due_at LIMIT %b) AS d
-ORDER BY d.due_at LIMIT %b"""
+_DUE = f"""SELECT type, id, {_REMINDER} FROM steinadler_reminders
+WHERE type = %b AND due_at <= %b AND due_at >= %b AND (due_at, id, name) > (%b, %b, %b)
+    AND (expires_at IS NULL OR expires_at > due_at)
+ORDER BY due_at, id, name LIMIT %b"""
 _SWEEP = f"""DELETE FROM {{0}} WHERE ctid IN (
     SELECT ctid FROM {{0}} WHERE expires_at <= %b LIMIT {_SWEEP_ROWS} FOR UPDATE SKIP LOCKED)"""
 
@@ -193,11 +201,18 @@ class PostgresDatabase(Database):
             rows = connection.execute(_REMINDERS, (key.type, key.id.encode())).fetchall()
         return [_reminder(row) for row in rows]
 
-    def due(
-        self, types: Sequence[str], before: float, limit: int
-    ) -> Sequence[tuple[EntityKey, Reminder]]:
+    def due(self, type: str, before: float, limit: int, after: Due | None = None) -> Sequence[Due]:
+        due_at, id_, name = place_of(after)
         with self._reader.use() as connection:
-            asked = (list(set(types)), float(before), limit, limit)
+            asked = (
+                type,
+                float(before),
+                float(due_at),
+                float(due_at),
+                id_.encode(),
+                name.encode(),
+                limit,
+            )
             rows = connection.execute(_DUE, asked).fetchall()
         return [(EntityKey(row[0], row[1].decode()), _reminder(row[2:])) for row in rows]
 

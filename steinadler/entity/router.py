@@ -92,21 +92,29 @@ class Entities:
     # -- hosting ------------------------------------------------------------------------------
 
     def host(self, type: str, behaviour: Behaviour) -> None:
-        """Host a type of entities from now on: this node owns its share of them.
+        """Host a type of entities from now on: see `host_all`."""
+        self.host_all({type: behaviour})
+
+    def host_all(self, behaviours: Mapping[str, Behaviour]) -> None:
+        """Host these types of entities from now on, all or none: this node owns its share of them.
 
         The others know within a moment; until then they send no calls here.  Raises `ConfigError`
         for what is no type, one that is hosted here already, more types than a label holds, or on
         a node that only observes; `NodeClosed` outside of the node's block.
         """
-        check_entity_type(type)
+        for type_ in behaviours:
+            check_entity_type(type_)
         if self._host is None:
             raise ConfigError("a node that observes, or has no store, cannot host entities")
         if self._nursery is None:
             raise NodeClosed("entities are hosted only while the node is open")
-        if type in self._host.types():
-            raise ConfigError(f"{type} is hosted here already")
-        self._publish((*self._host.types(), type))
-        self._host.add(type, behaviour)
+        hosted = self._host.types()
+        for type_ in behaviours:
+            if type_ in hosted:
+                raise ConfigError(f"{type_} is hosted here already")
+        self._publish((*hosted, *behaviours))
+        for type_, behaviour in behaviours.items():
+            self._host.add(type_, behaviour)
         if not self._hosting:
             self._hosting = True
             assert self._keeper is not None
@@ -144,7 +152,7 @@ class Entities:
             done.set()
 
     def _publish(self, types: tuple[str, ...]) -> None:
-        self._cluster.set_own_label(LABEL, ",".join(sorted(types)) or None)
+        self._cluster.set_own_label(LABEL, label_of(types))
         self.members_changed()
 
     async def _move(self, host: Host) -> None:

@@ -10,6 +10,11 @@ So no occurrence is run twice (E3), whoever believes to be the owner.  The price
 dies between the two, that occurrence is lost, and with it a reminder that was due once.  Taking
 it afterwards was refused: a turn that ran, and whose node died before it said so, would run again.
 
+**One that cannot be taken rests.**  When an entity cannot be activated, its reminders stay due for
+as long as that lasts.  So each poll goes on from where the last one ended, page by page and type by
+type, and the entity is tried again after a pause that doubles: however many are stuck, all others
+have their turn.  To ask for the earliest alone was refused: those that are stuck are the earliest.
+
 Occurrences that were missed, because nobody hosted the type or the entity was busy, are run once,
 not once each, and the next keeps to the grid: all of them count as repeats.
 """
@@ -18,8 +23,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
@@ -30,16 +36,23 @@ from steinadler.entity.agenda import Agenda
 from steinadler.entity.answers import Answer
 from steinadler.entity.behaviour import Kind, Timer, Turn
 from steinadler.entity.host import Host
-from steinadler.entity.store import DeleteReminder, Reminder, SetReminder
+from steinadler.entity.store import DeleteReminder, Due, Reminder, SetReminder
 from steinadler.entity.turns import State
 from steinadler.errors import EntityError, StoreUnavailable
 from steinadler.identity import EntityKey
 
 logger = logging.getLogger("steinadler.entity")
 
-# What is due within so many polls is kept in memory; and so much of it at most.
+# What is due within so many polls is kept in memory; and so much of each type at most.
 LOOK_AHEAD_POLLS = 2
-MAX_DUE = 1000
+MAX_TAKEN = 10_000
+# What one poll reads of each type, and how much of it at a time.
+PAGES_PER_POLL = 10
+PAGE = 1000
+# The pauses of an entity that cannot be activated: in polls, and in seconds.
+FIRST_REST_POLLS = 2
+LONGEST_REST_S = 60.0
+MAX_RESTING = 100_000
 
 
 def after(due_at: float, period_s: float, repeats: int | None, now: float) -> tuple[float, int]:
@@ -112,18 +125,21 @@ class _TimerTurn(Work):
 class _ReminderTurn(Work):
     """A turn that a reminder asks for, and the taking of the occurrence before it."""
 
-    __slots__ = ("_done", "_key", "_reminder")
+    __slots__ = ("_done", "_key", "_looked", "_reminder")
 
     def __init__(
-        self, key: EntityKey, reminder: Reminder, done: Callable[[EntityKey, Reminder], None]
+        self, key: EntityKey, reminder: Reminder, done: Callable[[EntityKey, Reminder, bool], None]
     ) -> None:
         super().__init__(Kind.REMINDER, reminder.name, reminder.data)
         self._key = key
         self._reminder = reminder
         self._done = done
+        self._looked = False
 
     async def run(self, entity: Entity) -> Any:
-        if await entity.exclusively(lambda: self._take(entity)):
+        is_due = await entity.exclusively(lambda: self._take(entity))
+        self._looked = True
+        if is_due:
             turn = Turn(Kind.REMINDER, self.method, self.argument, math.inf)
             await entity.behaviour.run(entity, turn)
 
@@ -142,13 +158,22 @@ class _ReminderTurn(Work):
 
     def answer(self, answer: Answer) -> None:
         _log_failure(f"reminder {self._reminder.name!r}", self._key, answer)
-        self._done(self._key, self._reminder)
+        stuck = not self._looked and answers.error_in(answer) is not None
+        self._done(self._key, self._reminder, stuck)
 
 
 def _log_failure(what: str, key: EntityKey, answer: Answer) -> None:
     error = answers.error_in(answer)
     if error is not None:
         logger.warning("the %s of %s: its turn failed: %s", what, key, error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """How long an entity is left alone by its reminders."""
+
+    until: float  # by Trio's clock
+    pause_s: float
 
 
 class Schedule:
@@ -158,9 +183,13 @@ class Schedule:
         self._host = host
         self._poll_s = poll_s
         # By Trio's time.
-        self._agenda: Agenda[RunningTimer | tuple[EntityKey, Reminder]] = Agenda(self._stands)
-        # Reminders in the agenda, or whose turn waits or runs: the store tells of them again.
-        self._taken: dict[tuple[EntityKey, str], Reminder] = {}
+        self._agenda: Agenda[RunningTimer | Due] = Agenda(self._stands)
+        # By type, the reminders in the agenda, or whose turn waits or runs: the store tells of them
+        # again.
+        self._taken: defaultdict[str, dict[tuple[EntityKey, str], Reminder]] = defaultdict(dict)
+        # By type, where the next poll goes on.
+        self._read: dict[str, Due] = {}
+        self._resting: dict[EntityKey, _Rest] = {}
         self._sooner = trio.Event()
         host.on_timer = self._timer_started
         host.on_reminder = self._reminder_set
@@ -180,16 +209,19 @@ class Schedule:
                     else:
                         self._fire_reminder(*due)
 
-    def _push(self, at: float, due: RunningTimer | tuple[EntityKey, Reminder]) -> None:
+    def _push(self, at: float, due: RunningTimer | Due) -> None:
         self._agenda.add(at, due)
         if self._agenda.next_at == at:
             self._sooner.set()
 
-    def _stands(self, due: RunningTimer | tuple[EntityKey, Reminder]) -> bool:
+    def _stands(self, due: RunningTimer | Due) -> bool:
         if isinstance(due, RunningTimer):
             return due.stands
         key, reminder = due
-        return self._taken.get((key, reminder.name)) == reminder  # else it was set anew
+        return self._is_taken(key, reminder)  # else it was set anew
+
+    def _is_taken(self, key: EntityKey, reminder: Reminder) -> bool:
+        return self._taken[key.type].get((key, reminder.name)) == reminder
 
     # -- timers -------------------------------------------------------------------------------
 
@@ -235,35 +267,66 @@ class Schedule:
 
     async def _poll(self) -> None:
         while True:
-            types = self._host.types()
-            if types:
-                horizon = self._host.clock() + LOOK_AHEAD_POLLS * self._poll_s
-                try:
-                    store = await self._host.keeper.ready()
-                    for key, reminder in await store.due(types, horizon, MAX_DUE):
-                        self._reminder_set(key, reminder)
-                except StoreUnavailable as error:
-                    logger.debug("the store cannot be asked for reminders: %s", error)
-                except EntityError as error:
-                    logger.warning("the store cannot be asked for reminders: %s", error)
+            try:
+                for type_ in self._host.types():
+                    await self._read_due(type_)
+            except StoreUnavailable as error:
+                logger.debug("the store cannot be asked for reminders: %s", error)
+            except EntityError as error:
+                logger.warning("the store cannot be asked for reminders: %s", error)
             await trio.sleep(self._poll_s)
 
+    async def _read_due(self, type_: str) -> None:
+        store = await self._host.keeper.ready()
+        horizon = self._host.clock() + LOOK_AHEAD_POLLS * self._poll_s
+        last = self._read.pop(type_, None)
+        for _ in range(PAGES_PER_POLL):
+            if len(self._taken[type_]) >= MAX_TAKEN:
+                return  # from the earliest again, once there is room
+            page = await store.due(type_, horizon, PAGE, last)
+            now = trio.current_time()
+            for key, reminder in page:
+                rest = self._resting.get(key)
+                if rest is None or rest.until <= now:
+                    self._take(key, reminder)
+            if len(page) < PAGE:
+                return
+            last = page[-1]
+        assert last is not None
+        self._read[type_] = last
+
     def _reminder_set(self, key: EntityKey, reminder: Reminder) -> None:
-        """There is this reminder; the poll finds it too, if it is not due soon."""
-        taken = (key, reminder.name)
+        """There is this reminder, and its entity is active."""
+        self._resting.pop(key, None)
+        self._take(key, reminder)
+
+    def _take(self, key: EntityKey, reminder: Reminder) -> None:
+        """Run this reminder when it is due; the poll finds it again, if that is not soon."""
         wait_s = reminder.due_at - self._host.clock()
-        if wait_s > LOOK_AHEAD_POLLS * self._poll_s or self._taken.get(taken) == reminder:
+        if wait_s > LOOK_AHEAD_POLLS * self._poll_s or self._is_taken(key, reminder):
             return
-        if self._host.owns(key):
-            self._taken[taken] = reminder
+        taken, name = self._taken[key.type], (key, reminder.name)
+        if self._host.owns(key) and (len(taken) < MAX_TAKEN or name in taken):
+            taken[name] = reminder
             self._push(trio.current_time() + max(wait_s, 0.0), (key, reminder))
 
     def _fire_reminder(self, key: EntityKey, reminder: Reminder) -> None:
         if self._host.owns(key) and key.type in self._host.types():
             self._host.submit(key, _ReminderTurn(key, reminder, self._reminder_ran))
         else:
-            self._reminder_ran(key, reminder)
+            self._reminder_ran(key, reminder, stuck=False)
 
-    def _reminder_ran(self, key: EntityKey, reminder: Reminder) -> None:
-        if self._taken.get((key, reminder.name)) == reminder:
-            del self._taken[key, reminder.name]
+    def _reminder_ran(self, key: EntityKey, reminder: Reminder, stuck: bool) -> None:
+        if self._is_taken(key, reminder):
+            del self._taken[key.type][key, reminder.name]
+        now, rest = trio.current_time(), self._resting.get(key)
+        if not stuck:
+            self._resting.pop(key, None)
+            return
+        if rest is not None and rest.until > now:
+            return  # another one of it was as stuck
+        pause_s = FIRST_REST_POLLS * self._poll_s if rest is None else 2 * rest.pause_s
+        pause_s = min(pause_s, LONGEST_REST_S)
+        self._resting[key] = _Rest(now + pause_s, pause_s)
+        if len(self._resting) > MAX_RESTING:
+            del self._resting[next(iter(self._resting))]

@@ -28,13 +28,11 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from heapq import merge
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from steinadler.entity.database import Activate, Database, Outcome, Write, settle
-from steinadler.entity.store import Held, Put, Reminder, SetReminder
+from steinadler.entity.database import Activate, Database, Outcome, Write, place_of, settle
+from steinadler.entity.store import Due, Held, Put, Reminder, SetReminder
 from steinadler.errors import ConfigError, StoreUnavailable
 from steinadler.identity import EntityKey
 from steinadler.security.files import sync_folder
@@ -187,21 +185,17 @@ class SqliteDatabase(Database):
             )
             return [Reminder(*row) for row in rows]
 
-    def due(
-        self, types: Sequence[str], before: float, limit: int
-    ) -> Sequence[tuple[EntityKey, Reminder]]:
+    def due(self, type: str, before: float, limit: int, after: Due | None = None) -> Sequence[Due]:
+        place = place_of(after)
         with self._reader.use() as connection:
-            # One query for each type, because the index has them in order for one type only.
-            found = [
-                connection.execute(
-                    f"SELECT type, id, {_REMINDER} FROM reminders WHERE type = ? AND due_at <= ?"
-                    " AND (expires_at IS NULL OR expires_at > due_at) ORDER BY due_at LIMIT ?",
-                    (type_, before, limit),
-                ).fetchall()
-                for type_ in set(types)
-            ]
-            earliest = islice(merge(*found, key=lambda row: row[3]), limit)
-            return [(EntityKey(row[0], row[1]), Reminder(*row[2:])) for row in earliest]
+            rows = connection.execute(
+                f"SELECT type, id, {_REMINDER} FROM reminders WHERE type = ? AND due_at <= ?"
+                " AND due_at >= ? AND (due_at, id, name) > (?, ?, ?)"
+                " AND (expires_at IS NULL OR expires_at > due_at)"
+                " ORDER BY due_at, id, name LIMIT ?",
+                (type, before, place[0], *place, limit),
+            )
+            return [(EntityKey(row[0], row[1]), Reminder(*row[2:])) for row in rows]
 
     def _version(self, connection: sqlite3.Connection) -> int:
         """The version of the schema; raises `ConfigError` when it is none of ours."""

@@ -78,6 +78,10 @@ class Reminder:
     data: bytes = b""
 
 
+# A reminder, and whose it is.
+Due: TypeAlias = tuple[EntityKey, Reminder]
+
+
 @dataclass(frozen=True, slots=True)
 class SetReminder:
     """Add a reminder, in place of the one of that name if there is one."""
@@ -159,6 +163,8 @@ class Store(ABC):
 
     @abstractmethod
     async def due(
-        self, types: Sequence[str], before: float, limit: int
-    ) -> Sequence[tuple[EntityKey, Reminder]]:
-        """Reminders of entities of these types that are due by a time, the earliest first."""
+        self, type: str, before: float, limit: int, after: Due | None = None
+    ) -> Sequence[Due]:
+        """Reminders of entities of a type that are due by a time, `limit` at most, in the order of
+        time, id and name; only those that come after `after`, the last one that was told before.
+        """

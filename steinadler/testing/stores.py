@@ -22,12 +22,13 @@ from typing import TypeVar
 
 import trio
 
-from steinadler.entity.database import Activate, Release, Write, check, stale
+from steinadler.entity.database import Activate, Release, Write, check, place_of, stale
 from steinadler.entity.store import (
     Activation,
     Commit,
     Delete,
     DeleteReminder,
+    Due,
     Held,
     Put,
     Reminder,
@@ -154,18 +155,19 @@ class MemoryStore(Store):
         return await self._ask(str(key), look)
 
     async def due(
-        self, types: Sequence[str], before: float, limit: int
-    ) -> Sequence[tuple[EntityKey, Reminder]]:
-        def look() -> Sequence[tuple[EntityKey, Reminder]]:
+        self, type: str, before: float, limit: int, after: Due | None = None
+    ) -> Sequence[Due]:
+        def look() -> Sequence[Due]:
             found = [
                 (key, reminder)
                 for key in self.contents.reminders
-                if key.type in types
+                if key.type == type
                 for _, reminder in self._reminders_of(key)
                 if reminder.due_at <= before
                 and (reminder.expires_at is None or reminder.expires_at > reminder.due_at)
+                and place_of((key, reminder)) > place_of(after)
             ]
-            return sorted(found, key=lambda each: each[1].due_at)[:limit]
+            return sorted(found, key=place_of)[:limit]
 
         return await self._ask("due", look)
 

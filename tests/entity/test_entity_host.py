@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from trio.testing import MockClock
 
 from steinadler import Config, Node
 from steinadler.config import EntitySettings
+from steinadler.entity import schedule
 from steinadler.entity.store import Held, Reminder
 from steinadler.errors import (
     ConfigError,
@@ -477,8 +479,8 @@ async def test_a_timer_that_is_set_again_and_again_is_kept_once(
         for _ in range(100):
             await host.call("timer", "t", 30.0, None, None, None)
         assert host.entities._host is not None
-        schedule: Any = host.entities._host.on_timer.__self__  # type: ignore[attr-defined]
-        assert len(schedule._agenda) <= 10
+        timers: Any = host.entities._host.on_timer.__self__  # type: ignore[attr-defined]
+        assert len(timers._agenda) <= 10
         await trio.sleep(31)
         assert times(host.log, "timer tick") == 1
 
@@ -571,6 +573,39 @@ async def test_an_occurrence_is_taken_before_its_turn_e3(autojump_clock: MockClo
         await trio.sleep(5)
         assert times(host.log, "reminder r") == 1
         assert host.cluster.contents.reminders[KEY] == {}
+
+
+async def test_reminders_that_are_stuck_hold_up_no_others(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of entities that cannot be activated: the earliest of all, and more than one poll reads."""
+    monkeypatch.setattr(schedule, "PAGE", 5)
+    monkeypatch.setattr(schedule, "PAGES_PER_POLL", 2)
+    attempts: Counter[str] = Counter()
+
+    class Stuck(Counting):
+        async def activate(self, entity: Any) -> None:
+            attempts[entity.key.id] += 1
+            if entity.key.id.startswith("stuck"):
+                raise EntityUnavailable("as told")
+            await super().activate(entity)
+
+    async with alone() as host:
+        now = host.entities._host.clock() if host.entities._host else 0.0
+        host.entities.host("Stuck", behaviour := Stuck("alice"))
+        reminders = host.cluster.contents.reminders
+        for number in range(40):
+            key = EntityKey("Stuck", f"stuck {number}")
+            reminders[key] = {name: Reminder(name, now - 1000, data=b"d") for name in "ab"}
+        for type_ in ("Stuck", "Counter"):
+            reminders[EntityKey(type_, "good")] = {"r": Reminder("r", now + 5, data=b"d")}
+        await trio.sleep(8)
+        assert times(host.log, "reminder r") == 1  # of another type: as if nothing was stuck
+        await trio.sleep(10)
+        assert times(behaviour.log, "reminder r") == 1
+        await trio.sleep(200)
+        assert len(attempts) == 41
+        assert all(2 <= attempts[f"stuck {number}"] <= 10 for number in range(40))
 
 
 async def test_a_store_that_is_away_at_first_is_opened_later(autojump_clock: MockClock) -> None:

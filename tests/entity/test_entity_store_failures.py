@@ -22,7 +22,7 @@ import trio
 from benchmarks.postgres_server import PostgresServer
 from steinadler import ConfigError, StoreUnavailable
 from steinadler.entity import postgres_connection, sqlite
-from steinadler.entity.store import Commit, Put, Store
+from steinadler.entity.store import Commit, Put, Reminder, Store
 from steinadler.entity.stores import open_store
 from steinadler.identity import EntityKey
 
@@ -89,7 +89,7 @@ async def test_the_rows_that_are_due_or_expired_are_found_by_an_index(file: Path
     with database._reader.use() as connection, database._writer.use() as writer:
         connection.set_trace_callback(asked.append)
         writer.set_trace_callback(asked.append)
-    database.due(["Jar"], NOW, 10)
+    database.due("Jar", NOW, 10, (KEY, Reminder("r", NOW)))
     database.sweep(NOW)
     database.look_up(KEY)
     with database._reader.use() as connection:

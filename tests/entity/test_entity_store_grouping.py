@@ -12,7 +12,7 @@ from steinadler import StoreUnavailable
 from steinadler.entity import grouping
 from steinadler.entity.database import Database, Outcome, Write, settle, size_of
 from steinadler.entity.grouping import MAX_GROUP_BYTES, MAX_GROUP_WRITES, GroupingStore
-from steinadler.entity.store import Commit, Held, Put, Reminder
+from steinadler.entity.store import Commit, Due, Held, Put, Reminder
 from steinadler.entity.stores import open_store
 from steinadler.errors import ConfigError
 from steinadler.identity import EntityKey
@@ -48,9 +48,7 @@ class SlowDatabase(Database):
     def reminders(self, key: EntityKey) -> Sequence[Reminder]:
         return ()
 
-    def due(
-        self, types: Sequence[str], before: float, limit: int
-    ) -> Sequence[tuple[EntityKey, Reminder]]:
+    def due(self, type: str, before: float, limit: int, after: Due | None = None) -> Sequence[Due]:
         return ()
 
     async def has_begun(self) -> None:

@@ -24,6 +24,7 @@ from steinadler.entity.store import (
     Commit,
     Delete,
     DeleteReminder,
+    Due,
     Held,
     Put,
     Reminder,
@@ -305,7 +306,7 @@ async def test_any_text_is_an_id_and_a_key_and_any_bytes_are_a_value(store: Stor
         key = EntityKey("!-+.~" + "x" * 250, text)
         assert await state_of(store, key) == {text: value, "b" + text[:99]: b""}
         assert [r.name for r in await store.reminders(key)] == [text]
-    found = await store.due([key.type], NOW, 100)
+    found = await store.due(key.type, NOW, 100)
     assert sorted(key.id for key, _ in found) == sorted(texts)
 
 
@@ -370,22 +371,28 @@ async def test_reminders_are_set_replaced_and_deleted(store: Store) -> None:
     assert await store.reminders(EntityKey("Cart", "43")) == []
 
 
-async def test_what_is_due_comes_in_the_order_of_time(store: Store) -> None:
-    for type_, id_, due_at in (("A", "1", 30), ("A", "2", 10), ("B", "1", 20), ("C", "1", 5)):
+async def test_what_is_due_comes_in_the_order_of_time_page_by_page(store: Store) -> None:
+    dues = [("A", "1", "r", 30), ("A", "2", "r", 10), ("B", "1", "r", 20), ("A", "é", "r", 10)]
+    dues += [("A", "2", "q", 10), ("A", "z", "r", 10)]
+    for type_, id_, name, due_at in dues:
         key = EntityKey(type_, id_)
-        await store.commit(
-            Commit(key, await take(store, key), (SetReminder(Reminder("r", NOW + due_at)),))
-        )
+        reminder = SetReminder(Reminder(name, NOW + due_at))
+        await store.commit(Commit(key, await take(store, key), (reminder,)))
     late = Reminder("never", NOW, expires_at=NOW)
     await store.commit(Commit(key, await take(store, key), (SetReminder(late),)))
 
-    async def due(types: list[str], before: float, limit: int = 10) -> list[str]:
-        return [f"{key.type}{key.id}" for key, _ in await store.due(types, NOW + before, limit)]
+    async def due(type_: str, before: float, page: int) -> list[str]:
+        found: list[Due] = []
+        while part := await store.due(type_, NOW + before, page, found[-1] if found else None):
+            assert len(part) <= page
+            found += part
+        return [key.id + reminder.name for key, reminder in found]
 
-    assert await due(["A", "B"], 100) == ["A2", "B1", "A1"]
-    assert await due(["A", "B"], 20) == ["A2", "B1"]
-    assert await due(["A", "B", "C", "D"], 100, limit=2) == ["C1", "A2"]
-    assert await due(["C"], 4) == await due([], 100) == []
+    for page in (1, 2, 3, 10):
+        assert await due("A", 100, page) == ["2q", "2r", "zr", "ér", "1r"]
+        assert await due("A", 20, page) == ["2q", "2r", "zr", "ér"]
+    assert await due("B", 100, 10) == ["1r"]
+    assert await due("B", 19, 10) == await due("C", 100, 10) == []
 
 
 # -- durability (E2) -------------------------------------------------------------------------------
