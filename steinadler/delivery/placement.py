@@ -15,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
+from steinadler.errors import ConfigError
 from steinadler.identity import EntityKey
 from steinadler.membership import Member
+from steinadler.wire.handshake import MAX_LABEL_VALUE_LENGTH
 
 # The label that names the types that a node hosts, with commas between.
 LABEL = "$entities"
@@ -30,6 +32,20 @@ def owner_of(key: EntityKey, hosts: Iterable[str]) -> str | None:
 
 def _score(data: bytes) -> bytes:
     return blake2b(data, digest_size=8).digest()
+
+
+def label_of(types: Iterable[str]) -> str | None:
+    """What the label of a node that hosts these types says.
+
+    Raises `ConfigError` for more than a label holds.
+    """
+    text = ",".join(sorted(types))
+    if len(text) > MAX_LABEL_VALUE_LENGTH:
+        raise ConfigError(
+            f"the types of entities that a node hosts take {MAX_LABEL_VALUE_LENGTH} characters at "
+            f"most, all names together with commas between; these take {len(text)}"
+        )
+    return text or None
 
 
 def hosts_by_type(members: Iterable[Member]) -> dict[str, list[str]]:

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import trio
 
 from steinadler.config import EntitySettings
-from steinadler.delivery.placement import LABEL, Placement
+from steinadler.delivery.placement import LABEL, Placement, label_of
 from steinadler.entity import answers
 from steinadler.entity.active import Work
 from steinadler.entity.answers import Answer

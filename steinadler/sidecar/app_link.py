@@ -6,19 +6,21 @@ Either side may start and restart in any order.  The types that the program name
 it is up; while it is down they stay hosted for `APP_PATIENCE_S`, since most programs that go away
 come back, and turns wait for it so long; then other nodes may have them.  When it is back its
 configuration is read again: it may be another version.  So it is when it has restarted between two
-looks, which `AppClient.life` tells.
+looks, which `AppClient.life` tells.  A configuration that cannot be hosted is as one that makes no
+sense: none of its types is, and it is read again until it is another.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import trio
 
 from steinadler.entity.behaviour import Behaviour
 from steinadler.errors import ConfigError
-from steinadler.sidecar.app_client import AppBroke, AppClient, AppDown, AppError
+from steinadler.sidecar.app_client import AppAnswer, AppBroke, AppClient, AppDown, AppError
 from steinadler.sidecar.app_config import TypeSettings, read_config
 from steinadler.sidecar.behaviour import APP_PATIENCE_S, HttpBehaviour, Observer
 
@@ -35,7 +37,7 @@ MOST_FAILURES = 3
 class Hosting(Protocol):
     """What the link asks of the node's entities."""
 
-    def host(self, type: str, behaviour: Behaviour) -> None: ...
+    def host_all(self, behaviours: Mapping[str, Behaviour]) -> None: ...
     async def stop_hosting(self, *types: str) -> None: ...
 
 
@@ -49,11 +51,21 @@ class AppLink:
         self._hosted: dict[str, HttpBehaviour] = {}
         self._look = trio.Event()
         self._told: str | None = None
-        # Whether it is there; what it said last that it hosts; and whether turns may wait for it
-        # when it is not there.
-        self.up = False
+        self._up = False
+        self._turned = trio.Event()
+        # What it said last that it hosts; and whether turns may wait for it when it is not there.
         self.known: frozenset[str] = frozenset()
         self.patient = True
+
+    @property
+    def up(self) -> bool:
+        """Whether the program is there."""
+        return self._up
+
+    async def wait(self, *, up: bool) -> None:
+        """Wait until the program is there, or is not there."""
+        while self._up is not up:
+            await self._turned.wait()
 
     def seems_down(self) -> None:
         """A turn found nobody, or was hung up on: look now, and not at the next interval."""
@@ -64,28 +76,31 @@ class AppLink:
         while True:
             patience_ends = trio.current_time() + APP_PATIENCE_S
             life = self._app.life
-            while (types := await self._read_config()) is None:
-                self.up = False
-                if self._hosted and trio.current_time() >= patience_ends:
-                    await self._host({})
+            while (types := await self._begin()) is None:
+                self._turn(up=False)
+                if trio.current_time() >= patience_ends:
+                    await self._give_up(tuple(self._hosted))
                 await trio.sleep(SEARCH_INTERVAL_S)
                 life = self._app.life
             self.known = frozenset(types)
-            self.up = True
-            await self._host(types)
+            self._turn(up=True)
+            await self._give_up([type_ for type_ in self._hosted if type_ not in types])
             logger.info("the program is up, with %s", ", ".join(types) or "no entities")
             await self._watch(life)
 
-    async def _read_config(self) -> dict[str, TypeSettings] | None:
-        """What the program says it hosts; None when it is not there, or makes no sense."""
+    def _turn(self, *, up: bool) -> None:
+        if self._up is not up:
+            self._up = up
+            self._turned.set()
+            self._turned = trio.Event()
+
+    async def _begin(self) -> dict[str, TypeSettings] | None:
+        """Host what the program says that it has; None when it is not there, or makes no sense."""
         try:
             with trio.fail_after(HEALTH_LIMIT_S):
                 answer = await self._app.request("GET", "/dapr/config")
-            if answer.status in (204, 404):
-                return {}
-            if answer.status != 200:
-                raise ConfigError(f"/dapr/config answered with status {answer.status}")
-            types = read_config(answer.body)
+            types = _types(answer)
+            self._host(types)
         except (AppError, ConfigError, trio.TooSlowError) as error:
             why = str(error) or "it does not answer /dapr/config"
             if self._told != why:
@@ -95,19 +110,21 @@ class AppLink:
         self._told = None
         return types
 
-    async def _host(self, types: dict[str, TypeSettings]) -> None:
-        gone = [type_ for type_ in self._hosted if type_ not in types]
-        for type_, settings in types.items():
-            known = self._hosted.get(type_)
-            if known is not None:
-                known.settings = settings
-                continue
-            behaviour = HttpBehaviour(self._app, self, self._observer, settings)
-            self._hosted[type_] = behaviour
-            self._entities.host(type_, behaviour)
+    def _host(self, types: dict[str, TypeSettings]) -> None:
+        new = {
+            type_: HttpBehaviour(self._app, self, self._observer, settings)
+            for type_, settings in types.items()
+            if type_ not in self._hosted
+        }
+        if new:
+            self._entities.host_all(new)
+        for type_, behaviour in self._hosted.items():
+            behaviour.settings = types.get(type_, behaviour.settings)
+        self._hosted.update(new)
+
+    async def _give_up(self, types: Iterable[str]) -> None:
+        gone = [type_ for type_ in types if self._hosted.pop(type_, None) is not None]
         if gone:
-            for type_ in gone:
-                del self._hosted[type_]
             await self._entities.stop_hosting(*gone)
 
     async def _watch(self, life: int) -> None:
@@ -128,6 +145,15 @@ class AppLink:
             if failures == 0 and self._app.life != life:
                 logger.warning("the program was started anew")
                 return
-        self.up = False
+        self._turn(up=False)
         self._app.close()
         logger.warning("the program is down")
+
+
+def _types(answer: AppAnswer) -> dict[str, TypeSettings]:
+    """What an answer to /dapr/config says that the program has.  Raises `ConfigError`."""
+    if answer.status in (204, 404):
+        return {}
+    if answer.status != 200:
+        raise ConfigError(f"/dapr/config answered with status {answer.status}")
+    return read_config(answer.body)

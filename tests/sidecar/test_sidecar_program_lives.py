@@ -11,6 +11,7 @@ import trio.testing
 from app_program import Program, path
 from sidecar_pairs import Pair, Sidecars, until
 
+import steinadler
 from steinadler import Config
 from steinadler.config import EntitySettings
 from steinadler.identity import EntityKey
@@ -124,3 +125,37 @@ async def test_how_long_a_turn_may_run_on_is_for_the_program_to_say(
     else:
         assert json.loads(answers[0].body)["errorCode"] == "ERR_ACTOR_TIMEOUT"
         assert EntityKey("Cart", "42") not in sidecars.contents.state
+
+
+MANY = [f"{number:0250}" for number in range(10)]
+
+
+class Taken(steinadler.Entity):
+    """A type that the sidecar's node hosts itself."""
+
+    @steinadler.command
+    async def peek(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("types", "why"), [(MANY, "2048 characters at most"), (["Taken"], "Taken is hosted here")]
+)
+async def test_a_configuration_that_cannot_be_hosted_stops_nothing(
+    sidecars: Sidecars, caplog: pytest.LogCaptureFixture, types: list[str], why: str
+) -> None:
+    """The log says why, and of whom; none of its types is hosted; a later one is taken."""
+    pair = await sidecars.open(app=False)
+    pair.node.host(Taken)
+    pair.program.config = {"entities": ["Cart", *types]}
+    await sidecars.start_app(pair)
+    await until(lambda: pair.program.count("GET", "/dapr/config") > 1)
+    told = [text for each in caplog.records if why in (text := each.getMessage())]
+    assert len(told) == 1, "told once"
+    assert told[0].startswith("waiting for the program: ")
+    assert not pair.sidecar.app_up()
+    assert pair.node.entities.hosted() == ("Taken",)
+    pair.program.config = {"entities": ["Cart"]}
+    assert pair.sidecar.link is not None
+    with trio.fail_after(10):
+        await pair.sidecar.link.wait(up=True)
+    assert pair.node.entities.hosted() == ("Cart", "Taken")
