@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import h11
 import trio
 
+from steinadler.sidecar.exchange import joined
 from steinadler.sidecar.sockets import Socket
 
 # Servers close what is idle for 2 s (gunicorn) or 5 s (uvicorn, Node).
@@ -70,7 +71,7 @@ class AppBroke(AppError):
 
 @dataclass(frozen=True, slots=True)
 class AppAnswer:
-    """An answer of the program in this life: its headers without those of the connection."""
+    """An answer of the program in this life: its headers, each once, without the connection's."""
 
     life: int
     status: int
@@ -242,7 +243,7 @@ class AppClient:
 def _end_to_end(response: h11.Response) -> tuple[tuple[str, str], ...]:
     return tuple(
         (text, value.decode("latin-1"))
-        for name, value in response.headers
+        for name, value in joined(response.headers).items()
         if (text := name.decode("ascii")) not in _NOT_PASSED_ON
     )
 

@@ -14,6 +14,7 @@ from steinadler.sidecar.exchange import (
     Handler,
     Request,
     declared_length,
+    joined,
 )
 from steinadler.sidecar.http1 import LINGER_S
 
@@ -30,7 +31,7 @@ def application(handler: Handler) -> Application:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
-        headers = dict(scope["headers"])
+        headers = joined(scope["headers"])
         refused = False
 
         async def read_body(limit: int) -> bytes:

@@ -8,7 +8,7 @@ as the request itself.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -26,7 +26,7 @@ class BodyCutShort(BodyError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request: `path` as it came, without its query; header names in lower case.
+    """A request: `path` as it came, without its query; header names in lower case, each once.
 
     `read_body(limit)` returns the body, once.  It raises `BodyTooLarge` when that has more than
     `limit` bytes, without reading it all, and `BodyCutShort`.
@@ -58,3 +58,21 @@ def declared_length(headers: dict[bytes, bytes]) -> int:
     """What a request says of its body's length; 0 when it says nothing."""
     told = headers.get(b"content-length", b"")
     return int(told) if told.isdigit() and len(told) < 20 else 0
+
+
+def joined(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers by name, which is in lower case: the lines of one name as one, which means the same
+    (RFC 9110 section 5.3; for `Cookie` RFC 9113 section 8.2.3).
+
+    Lines of `Set-Cookie` cannot be one: the last counts.
+    """
+    values = dict(headers)
+    if len(values) == len(headers):
+        return values
+    lines: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        lines.setdefault(name, []).append(value)
+    for name, several in lines.items():
+        if name != b"set-cookie":
+            values[name] = (b"; " if name == b"cookie" else b", ").join(several)
+    return values

@@ -33,6 +33,7 @@ from steinadler.sidecar.exchange import (
     Handler,
     Request,
     declared_length,
+    joined,
 )
 from steinadler.sidecar.problems import malformed
 from steinadler.sidecar.sockets import Socket
@@ -152,7 +153,7 @@ class Http1Connection:
 
     async def _serve(self, head: h11.Request) -> bool:
         """Answer one request; return whether another may follow."""
-        headers = dict(head.headers)
+        headers = joined(head.headers)
 
         async def read_body(limit: int) -> bytes:
             if declared_length(headers) > limit:

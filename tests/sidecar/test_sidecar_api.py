@@ -66,6 +66,19 @@ async def test_bodies_and_content_types_pass_through(sidecars: Sidecars, verb: s
     assert "dapr-api-token" not in pair.program.headers, "a caller's token is not the program's"
 
 
+async def test_headers_that_come_in_several_lines_pass_through(sidecars: Sidecars) -> None:
+    """Both ways, as one line each, which means the same."""
+    pair = await sidecars.open()
+    pair.program.says_also += [(b"x-said", b"c"), (b"x-said", b"d")]
+    headers = [("x-a", "1"), ("tracestate", "a=1"), ("x-a", "2"), ("tracestate", "b=2")]
+    with trio.fail_after(30):
+        answer = await pair.client.request("PUT", path("Cart", "42", "method/echo"), headers)
+    assert answer.status == 200
+    assert pair.program.headers["x-a"] == "1, 2"
+    assert pair.program.headers["tracestate"] == "a=1, b=2"
+    assert dict(answer.headers)["x-said"] == "c, d"
+
+
 @pytest.mark.parametrize(
     "id_", ["a/b", "with space", "grün/ß€🐦", "..", "%2F", "a?b#c", "x" * 1024]
 )
