@@ -15,7 +15,14 @@ import trio
 import trio.testing
 
 from steinadler.sidecar import http1
-from steinadler.sidecar.exchange import Answer, BodyCutShort, BodyTooLarge, Handler, Request
+from steinadler.sidecar.exchange import (
+    Answer,
+    BodyCutShort,
+    BodyTooLarge,
+    Handler,
+    Request,
+    joined,
+)
 from steinadler.sidecar.serving import PREFACE, listen_tcp, serve
 from steinadler.sidecar.sockets import Socket
 
@@ -506,3 +513,53 @@ async def test_many_connections_at_once() -> None:
         async with trio.open_nursery() as nursery:
             for number in range(50):
                 nursery.start_soon(partial(ask, number))
+
+
+async def test_a_body_of_many_small_chunks_keeps_nobody_from_running() -> None:
+    """All of them come in one piece, and each is an event of its own."""
+    ticks = while_reading = 0
+
+    async def handler(request: Request) -> Answer:
+        nonlocal while_reading
+        before = ticks
+        body = await request.read_body(LIMIT)
+        while_reading = ticks - before
+        return Answer(200, body=b"%d" % len(body))
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await trio.lowlevel.checkpoint()
+            ticks += 1
+
+    head = b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with serving(handler) as server, trio.open_nursery() as nursery:
+        stream = await server.connect()
+        async with stream:
+            nursery.start_soon(tick)
+            await stream.send_all(head + 8000 * b"1\r\nx\r\n" + b"0\r\n\r\n")
+            assert await answers(stream, "POST") == [(200, b"8000")]
+        nursery.cancel_scope.cancel()
+    assert while_reading >= 8000 / http1.CHUNKS_AT_A_TIME - 1
+
+
+async def test_a_busy_sender_has_no_longer_for_a_body_than_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http1, "BODY_LIMIT_S", 0.0)
+    head = b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with serving() as server, await server.connect() as stream:
+        await stream.send_all(head + 1000 * b"1\r\nx\r\n" + b"0\r\n\r\n")
+        assert await answers(stream, "POST") == [(400, b"cut short")]
+
+
+def test_lines_of_one_header_are_one() -> None:
+    lines = [(b"x-a", b"1"), (b"cookie", b"a=1"), (b"x-b", b"2"), (b"x-a", b"3"), (b"x-a", b"")]
+    lines += [(b"cookie", b"b=2"), (b"set-cookie", b"c"), (b"set-cookie", b"d")]
+    assert joined(lines) == {
+        b"x-a": b"1, 3, ",
+        b"cookie": b"a=1; b=2",
+        b"x-b": b"2",
+        b"set-cookie": b"d",
+    }
+    assert joined(lines[:2]) == dict(lines[:2])
