@@ -39,6 +39,7 @@ import trio
 
 import steinadler
 from benchmarks.running import RunFailed, environment
+from steinadler.node import NodeDown, NodeUp
 
 THREE = ("alice", "bob", "carol")
 STARVED = tuple(f"starved{number}" for number in range(8))
@@ -69,7 +70,6 @@ class Process:
     process: trio.Process
     told: list[Told] = field(default_factory=list)
     members: set[str] = field(default_factory=set)
-    health: dict[str, float] = field(default_factory=dict)
 
     def downs(self, name: str, since: float) -> list[float]:
         return [t.at for t in self.told if (t.kind, t.name) == ("down", name) and t.at >= since]
@@ -123,12 +123,20 @@ class Cluster:
 
     async def bury(self, name: str) -> None:
         """Forget one that was killed."""
-        await self.processes.pop(name).process.wait()
+        one = self.processes.pop(name)
+        await one.process.wait()
+        assert one.process.stdin is not None
+        await one.process.stdin.aclose()
 
-    def close(self) -> None:
-        """Kill them all."""
-        for one in self.processes.values():
-            one.process.kill()
+    async def close(self) -> None:
+        """Kill them all, also when cancelled: the dead do not keep one waiting."""
+        with trio.CancelScope(shield=True):
+            for one in self.processes.values():
+                one.process.kill()
+                await one.process.wait()
+                for pipe in (one.process.stdin, one.process.stdout):
+                    assert pipe is not None
+                    await pipe.aclose()
         self._log.close()
 
     async def _listen(self, one: Process) -> None:
@@ -157,8 +165,8 @@ async def cluster(*names: str, plain: bool = False) -> AsyncIterator[Cluster]:
                 await here.start(*names[1:])
                 yield here
             finally:
-                here.close()
                 nursery.cancel_scope.cancel()
+                await here.close()
 
 
 def spread(times_s: list[float]) -> dict[str, float]:
@@ -263,9 +271,9 @@ async def member(name: str, *, plain: bool) -> None:
                 _tell("up", there.node.name, "")
         async for event in events:
             match event:
-                case steinadler.node.events.NodeUp(peer):
+                case NodeUp(peer):
                     _tell("up", peer.node.name, "")
-                case steinadler.node.events.NodeDown(peer, reason):
+                case NodeDown(peer, reason):
                     _tell("down", peer.node.name, reason)
 
 
