@@ -88,6 +88,7 @@ class _Child:
     wanted: bool = True
     doomed: bool = False
     lived: bool = False  # was started, once at least
+    on_trial: bool = False  # added by `start_child`: forgotten when it does not start
     deadline: float = math.inf
     on_started: list[object] = field(default_factory=list)  # tickets
     on_stopped: list[object] = field(default_factory=list)
@@ -134,6 +135,7 @@ class Supervision:
             return []
         child.state = State.RUNNING
         child.lived = True
+        child.on_trial = False
         answers: Effects = [Answer(ticket, id_, None) for ticket in child.on_started]
         child.on_started.clear()
         return answers + self._settle(now)
@@ -150,6 +152,8 @@ class Supervision:
         child.deadline = math.inf
         if child.doomed:
             return self._met_its_end(child) + self._settle(now)
+        if failed and child.on_trial:
+            return self._forget(child, reason) + self._settle(now)
         if failed and child.on_started:
             return self._could_not_start(child, reason) + self._settle(now)
         if failed and not child.lived:
@@ -196,7 +200,7 @@ class Supervision:
             raise ConfigError(f"there is a child {spec.id!r} already")
         if len(self._children) >= MAX_CHILDREN:
             raise ConfigError(f"a supervisor has {MAX_CHILDREN} children at the most")
-        self._children[spec.id] = _Child(spec, on_started=[ticket])
+        self._children[spec.id] = _Child(spec, on_trial=True, on_started=[ticket])
         return self._settle(now)
 
     def terminate_child(self, id_: str, ticket: object, now: float) -> Effects:
@@ -296,20 +300,18 @@ class Supervision:
         if child.spec.restart == "temporary":
             effects += self._forget(child, SHUTDOWN)
         elif not child.wanted:
-            effects += self._could_not_start(child, SHUTDOWN, forget=False)
+            effects += self._could_not_start(child, SHUTDOWN)
         return effects
 
-    def _could_not_start(self, child: _Child, reason: str, *, forget: bool = True) -> Effects:
+    def _could_not_start(self, child: _Child, reason: str) -> Effects:
         """Say so to those who asked for it; it is not tried again."""
         child.wanted = False
         tickets = list(child.on_started)
         child.on_started.clear()
-        if forget and not child.lived:
-            del self._children[child.spec.id]
         return [Answer(ticket, child.spec.id, reason) for ticket in tickets]
 
     def _forget(self, child: _Child, reason: str) -> Effects:
-        effects = self._could_not_start(child, reason, forget=False)
+        effects = self._could_not_start(child, reason)
         del self._children[child.spec.id]
         return effects
 
