@@ -13,10 +13,11 @@ other by these, without waiting for a query to be answered, which RFC 6762 secti
 the answer was multicast within the last second.  Queries ask for multicast answers: nodes on one
 machine share port 5353, so a unicast answer may reach the wrong one (RFC 6762 section 15.1).
 
-Sockets are IPv4, one for each interface, loopback included: nodes on a machine without any other
-interface find each other.  IPv6 addresses are announced and read, but an IPv6-only link needs
-seeds: IPv6 multicast has no route on most loopback interfaces, and zeroconf reports that with a
-traceback.  Interfaces are those there at the start.
+Sockets are those of `interfaces.py`, IPv4 and IPv6.  When they change, all is closed and opened
+anew on those that there are then, which takes a quarter of a second and says goodbye: zeroconf's
+own way to change its interfaces is younger than the oldest version that we work with.  Link-local
+IPv6 addresses are neither announced nor dialled: they mean nothing without the name of the
+reader's own interface, which no address of a node carries.
 """
 
 from __future__ import annotations
@@ -25,22 +26,18 @@ import ipaddress
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import trio
 import zeroconf
-from zeroconf import (
-    DNSQuestionType,
-    InterfaceChoice,
-    IPVersion,
-    ServiceBrowser,
-    ServiceInfo,
-    Zeroconf,
-)
+from zeroconf import DNSQuestionType, IPVersion, ServiceBrowser, ServiceInfo, Zeroconf
 
 from steinadler.discovery import records
 from steinadler.discovery.instances import Instances
+from steinadler.discovery.interfaces import Interfaces, interfaces_here
 from steinadler.discovery.source import Advertisement, Found, Source
 from steinadler.errors import ConfigError
+from steinadler.identity import Address
 
 log = logging.getLogger("steinadler.discovery")
 
@@ -48,6 +45,8 @@ _ANNOUNCEMENT_GAPS_S = (0.0, 0.25, 0.5, 1.0)
 # Our own announcement comes back to us through the multicast group, or there is no multicast.
 _HEARD_WITHIN_S = 2.0
 _OPEN_TIMEOUT_S = 3.0
+# How often the machine's interfaces are looked at.
+_LOOK_S = 5.0
 # Closing says goodbye three times in 0.25 s.
 _CLOSE_TIMEOUT_S = 1.0
 _FALLBACK = "nodes on this machine are found through the runtime folder, others through seeds"
@@ -61,8 +60,10 @@ class Mdns(Source):
     another protocol version, by ourselves, or not in good order, is never proposed (S3).  An
     instance that goes on being announced is proposed again every `repeat_interval_s` seconds.
 
-    `interfaces` are IPv4 addresses of this machine to use; None is all of them, or loopback
-    alone when the node listens on nothing else: other machines could not reach it.
+    `interfaces` are addresses of this machine to use; None is all interfaces, also those that come
+    later, or loopback alone when the node listens on nothing else: other machines could not reach
+    it.  With `listening_on_all`, the machine's addresses at the node's port are announced, as they
+    come and go, instead of those advertised.
 
     Raises `ConfigError` when an advertised address is not an IP address with a port, or the
     fingerprint is not one.  A machine without multicast is one warning in the log, no error.
@@ -74,6 +75,7 @@ class Mdns(Source):
         fingerprint: str,
         *,
         interfaces: Sequence[str] | None = None,
+        listening_on_all: bool = False,
         repeat_interval_s: float = 5.0,
     ) -> None:
         self._cluster = records.cluster_mark(fingerprint)
@@ -82,10 +84,13 @@ class Mdns(Source):
         if not repeat_interval_s > 0:
             raise ConfigError(f"repeat_interval_s must be greater than zero: {repeat_interval_s!r}")
         self._advertisement = advertisement
-        self._own = _service_info(advertisement) if advertisement is not None else None
-        self._interfaces = list(interfaces) if interfaces is not None else None
-        if interfaces is None and self._own and records.all_loopback(self._own.parsed_addresses()):
-            self._interfaces = ["127.0.0.1"]
+        self._listening_on_all = listening_on_all
+        self._fixed: Interfaces | None = None
+        own = _service_info(advertisement) if advertisement is not None else None
+        if interfaces is not None:
+            self._fixed = Interfaces(tuple(interfaces), ())
+        elif not listening_on_all and own and records.all_loopback(own.parsed_addresses()):
+            self._fixed = Interfaces(("127.0.0.1",), ())
         self._repeat_interval_s = repeat_interval_s
 
     async def run(
@@ -96,23 +101,40 @@ class Mdns(Source):
     ) -> None:
         """Announce and listen until cancelled; see `Source.run`.
 
-        Cancellation says goodbye on the network and ends zeroconf's threads; it takes about a
-        quarter of a second, and at most about a second and a half.
+        Where that does not work, it is tried again when the interfaces change.  Cancellation says
+        goodbye on the network and ends zeroconf's threads; it takes about a quarter of a second,
+        and at most about a second and a half.
         """
-        if self._advertisement is not None and self._own is None:
+        warned: str | None = None
+        while True:
+            here = self._interfaces()
+            try:
+                zc = await self._open(here)
+            except (OSError, RuntimeError, ValueError, zeroconf.Error, trio.TooSlowError) as error:
+                reason = str(error) or type(error).__name__
+                if reason != warned:
+                    log.warning("mDNS does not work here (%s); %s", reason, _FALLBACK)
+                warned = reason
+                task_status.started()
+                await self._other_interfaces_than(here)
+            else:
+                await self._take_part(zc, here, found, task_status)
+                log.info("mDNS: the interfaces have changed")
+                warned = None
+            task_status = trio.TASK_STATUS_IGNORED
+
+    async def _take_part(
+        self, zc: Zeroconf, here: Interfaces, found: Found, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Announce and listen on the interfaces of now, until there are others; then close."""
+        own = self._announced(here)
+        if self._advertisement is not None and own is None:
             log.warning("mDNS announces nothing: no address of this node is of use to others")
-        try:
-            zc = await self._open()
-        except (OSError, RuntimeError, ValueError, zeroconf.Error, trio.TooSlowError) as error:
-            reason = str(error) or type(error).__name__
-            log.warning("mDNS does not work here (%s); %s", reason, _FALLBACK)
-            task_status.started()
-            return
         instances = Instances(
             zc,
             cluster=self._cluster,
             own=self._advertisement,
-            own_name=self._own.name if self._own is not None else None,
+            own_name=own.name if own is not None else None,
             found=found,
             repeat_interval_s=self._repeat_interval_s,
         )
@@ -126,25 +148,52 @@ class Mdns(Source):
             )
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(instances.run)
-                if self._own is not None:
-                    nursery.start_soon(_announce, zc, self._own)
+                if own is not None:
+                    nursery.start_soon(_announce, zc, own)
                     nursery.start_soon(_warn_when_unheard, instances.heard_ourselves)
                 task_status.started()
+                await self._other_interfaces_than(here)
+                nursery.cancel_scope.cancel()
         finally:
             with trio.move_on_after(_CLOSE_TIMEOUT_S, shield=True):
                 await trio.to_thread.run_sync(_close, zc, browser, abandon_on_cancel=True)
 
-    async def _open(self) -> Zeroconf:
+    def _interfaces(self) -> Interfaces:
+        if self._fixed is not None:
+            return self._fixed
+        try:
+            return interfaces_here()
+        except OSError as error:
+            log.debug("mDNS: the interfaces cannot be told: %s", error)
+            return Interfaces((), ())
+
+    async def _other_interfaces_than(self, here: Interfaces) -> None:
+        while True:
+            await trio.sleep(_LOOK_S)
+            if self._interfaces() != here:
+                return
+
+    def _announced(self, here: Interfaces) -> ServiceInfo | None:
+        own = self._advertisement
+        if own is not None and self._listening_on_all and own.addresses:
+            port = own.addresses[0].port
+            own = replace(own, addresses=tuple(Address(ip, port) for ip in here.ips))
+        return _service_info(own) if own is not None else None
+
+    async def _open(self, here: Interfaces) -> Zeroconf:
         """Open the sockets and start zeroconf's thread, which takes some milliseconds.
 
         Shielded, since a constructor that nobody waits for would leave its thread behind.
         """
+        if not here.sockets:
+            raise RuntimeError("no interface has an address")
         given_up = threading.Event()
+        with_v6 = any(":" in ip for ip in here.sockets)
 
         def construct() -> Zeroconf:
             zc = Zeroconf(
-                interfaces=self._interfaces or InterfaceChoice.All,
-                ip_version=IPVersion.V4Only,
+                interfaces=list(here.sockets),
+                ip_version=IPVersion.All if with_v6 else IPVersion.V4Only,
                 use_asyncio=False,
             )
             if given_up.is_set():

@@ -152,13 +152,17 @@ def _judge(text: dict[str, str]) -> Txt:
 def usable_ips(texts: Iterable[str], most: int = MAX_ADDRESSES) -> tuple[str, ...]:
     """Of IP addresses as text, those worth announcing or dialling, the likeliest first.
 
+    Link-local ones come last, IPv6 after IPv4; else their order stays, so that of many the first
+    are kept: interfaces are listed with the machine's own before bridges of virtual ones.
+
     Left out are: what is not an IP address; the unspecified, multicast and reserved ones;
     IPv4 addresses dressed up as IPv6; and IPv6 link-local ones, which mean nothing without the
     interface.  A loopback address stays only where there is no other: on another machine it
     would be that machine's own.  At most `most` are returned.
     """
-    routed: set[IpAddress] = set()
-    loopback: set[IpAddress] = set()
+    # Dicts, as sets that keep an order.
+    routed: dict[IpAddress, None] = {}
+    loopback: dict[IpAddress, None] = {}
     for text in texts:
         try:
             ip = ipaddress.ip_address(text)
@@ -170,7 +174,7 @@ def usable_ips(texts: Iterable[str], most: int = MAX_ADDRESSES) -> tuple[str, ..
             ip.is_link_local or ip.ipv4_mapped is not None or ip.scope_id is not None
         ):
             continue
-        (loopback if ip.is_loopback else routed).add(ip)
+        (loopback if ip.is_loopback else routed)[ip] = None
     return tuple(str(ip) for ip in sorted(routed or loopback, key=_likelihood)[:most])
 
 
@@ -179,5 +183,5 @@ def all_loopback(ips: Iterable[str]) -> bool:
     return all(ipaddress.ip_address(ip).is_loopback for ip in ips)
 
 
-def _likelihood(ip: IpAddress) -> tuple[bool, int, bytes]:
-    return (ip.is_link_local, ip.version, ip.packed)
+def _likelihood(ip: IpAddress) -> tuple[bool, int]:
+    return (ip.is_link_local, ip.version)

@@ -99,7 +99,9 @@ async def open_node(
     def make_sources(node: Node) -> list[Source]:
         made: list[Source] = [Seeds(addresses, rng=rng), runtime, *sources]
         if mdns:
-            multicast = Mdns(_advertise(node, place, observer), place.fingerprint)
+            multicast = Mdns(
+                _advertise(node, place, observer), place.fingerprint, listening_on_all=host is None
+            )
             made.append(_WhileAlone(multicast, node) if observer else multicast)
         return made
 

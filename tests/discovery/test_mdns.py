@@ -16,11 +16,21 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import ifaddr
 import pytest
 import trio
 from zeroconf import DNSOutgoing, IPVersion, ServiceInfo, Zeroconf
 
-from steinadler.discovery import Advertisement, Candidate, Mdns, instances, mdns, records
+from steinadler.discovery import (
+    Advertisement,
+    Candidate,
+    Mdns,
+    instances,
+    interfaces,
+    mdns,
+    records,
+)
+from steinadler.discovery.interfaces import Interfaces
 from steinadler.errors import ConfigError
 from steinadler.identity import Address
 
@@ -130,9 +140,10 @@ async def test_two_nodes_find_each_other() -> None:
 NODE = textwrap.dedent(
     """
     import sys, trio
-    from steinadler.discovery import Advertisement, Mdns
+    from steinadler.discovery import Advertisement, Mdns, mdns
     from steinadler.identity import Address
 
+    mdns._LOOK_S = 0.1
     name, cluster, wanted, *interfaces = sys.argv[1:]
 
     async def main():
@@ -432,6 +443,7 @@ async def test_no_multicast_is_one_warning_and_no_failure(
     with caplog.at_level(logging.WARNING), trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             await nursery.start(Mdns(advertise("alice", cluster), cluster).run, pytest.fail)
+            nursery.cancel_scope.cancel()
     (record,) = caplog.records
     assert record.name == "steinadler.discovery"
     assert str(failure) in record.message
@@ -454,7 +466,9 @@ async def test_a_set_up_that_hangs_is_given_up(
     monkeypatch.setattr(mdns, "Zeroconf", Slow)
     monkeypatch.setattr(mdns, "_OPEN_TIMEOUT_S", 0.05)
     with trio.fail_after(5):
-        await Mdns(None, new_cluster()).run(pytest.fail)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(Mdns(None, new_cluster()).run, pytest.fail)
+            nursery.cancel_scope.cancel()
     assert "0.05 s" in caplog.text
     release.set()
     assert await trio.to_thread.run_sync(closed.wait, 5)
@@ -501,6 +515,106 @@ async def test_a_machine_without_a_network(set_up: str, expected: bytes) -> None
             process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
+
+
+@pytest.mark.parametrize(
+    ("plug_in", "unplug"),
+    [
+        ("ip addr add 192.0.2.7/24 dev v0", "ip addr del 192.0.2.7/24 dev v0"),
+        ("ip addr add fd00:1::7/64 dev v0 nodad", "ip addr del fd00:1::7/64 dev v0"),
+    ],
+    ids=["IPv4", "IPv6 alone"],
+)
+@pytest.mark.slow
+async def test_interfaces_that_come_and_go_are_followed(plug_in: str, unplug: str) -> None:
+    """A machine joins a network after its nodes have started; and another, which has IPv6 alone."""
+    if (reason := why_no_namespace()) is not None:
+        pytest.skip(reason)
+    script = (
+        "ip link add v0 type veth peer name v1 || exit; ip link set v0 up; ip link set v1 up;"
+        '"$0" -c "$1" alice "$2" bob & "$0" -c "$1" bob "$2" alice &'
+        f"read line; {plug_in}; read line; {unplug}; read line; {plug_in}; wait"
+    )
+    command = ["unshare", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", script]
+    process = await trio.lowlevel.open_process(
+        [*command, sys.executable, NODE, new_cluster()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    heard = b""
+
+    async def both_say(words: bytes) -> None:
+        nonlocal heard
+        while heard.count(words) < 2:
+            chunk = await process.stdout.receive_some()
+            assert chunk, heard
+            heard += chunk
+        heard = b""
+
+    async def pass_on() -> None:
+        await process.stdin.send_all(b"\n")
+
+    try:
+        with trio.fail_after(30):
+            await both_say(b"no interface has an address")
+            await pass_on()
+            await both_say(b"Candidate(address=Address(host='192.0.2.99'")
+            await pass_on()
+            await both_say(b"no interface has an address")
+            await pass_on()
+            await both_say(b"Candidate(address=Address(host='192.0.2.99'")
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            await process.stdin.aclose()
+            await process.stdout.aclose()
+
+
+@pytest.mark.usefixtures("multicast")
+async def test_a_node_that_listens_on_all_announces_what_the_machine_has_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And not the addresses of the network that it was in when it opened."""
+    cluster = new_cluster()
+    here = Interfaces(("127.0.0.1",), ("192.0.2.7",))
+    monkeypatch.setattr(mdns, "interfaces_here", lambda: here)
+    monkeypatch.setattr(mdns, "_LOOK_S", 0.05)
+    roaming = Mdns(advertise("alice", cluster), cluster, listening_on_all=True)
+    async with running(Mdns(advertise("bob", cluster), cluster)) as bob, running(roaming):
+        await bob.until("alice")
+        assert {each.address for each in bob.seen} == {Address("192.0.2.7", 4370)}
+        here = Interfaces(("127.0.0.1",), ("198.51.100.7", "2001:db8::7"))
+        with trio.fail_after(10):
+            while bob.seen[-1].address.host not in here.ips:
+                await bob.until("alice", len(bob.seen) + 1)
+
+
+def test_ipv6_takes_part_where_others_could_dial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bridges with nothing but a link-local address do not, nor do addresses not ours yet."""
+
+    def adapter(name: str, *ips: str | tuple[str, int, int]) -> ifaddr.Adapter:
+        return ifaddr.Adapter(name, name, [ifaddr.IP(ip, 64, name) for ip in ips], index=1)
+
+    monkeypatch.setattr(
+        ifaddr,
+        "get_adapters",
+        lambda: [
+            adapter("lo", "127.0.0.1", ("::1", 0, 0)),
+            adapter(
+                "eth0", "192.0.2.7", ("fe80::1", 0, 2), ("2001:db8::7", 0, 0), ("fd00::7", 0, 0)
+            ),
+            adapter("docker0", "172.17.0.1", ("fe80::2", 0, 3)),
+            adapter("wlan0", ("2001:db8::8", 0, 0)),
+        ],
+    )
+    monkeypatch.setattr(interfaces, "_can_bind", lambda ip: ip != "2001:db8::8")
+    here = interfaces.interfaces_here()
+    assert here.sockets == ("127.0.0.1", "172.17.0.1", "192.0.2.7", "2001:db8::7")
+    assert set(here.ips) == {"172.17.0.1", "192.0.2.7", "2001:db8::7", "2001:db8::8", "fd00::7"}
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,13 @@ def test_addresses_that_lead_nowhere_are_left_out(useless: str) -> None:
 
 def test_the_likeliest_address_comes_first() -> None:
     ips = ["169.254.1.1", "fd00::2", "192.0.2.7", "10.0.0.1"]
-    assert usable_ips(ips) == ("10.0.0.1", "192.0.2.7", "fd00::2", "169.254.1.1")
+    assert usable_ips(ips) == ("192.0.2.7", "10.0.0.1", "fd00::2", "169.254.1.1")
+
+
+def test_of_many_addresses_the_first_are_kept() -> None:
+    """The machine's own, and not those of a row of bridges that sort before it."""
+    bridges = [f"172.{number}.0.1" for number in range(17, 31)]
+    assert usable_ips(["192.168.1.7", *bridges])[0] == "192.168.1.7"
 
 
 def test_loopback_stays_where_there_is_nothing_else() -> None:
