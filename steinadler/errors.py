@@ -155,7 +155,8 @@ class NoSuchCommand(EntityError):
 
 
 class EntityHostFailed(EntityError):
-    """What runs the entity's turns broke off: its program is down, or died in the turn."""
+    """What runs the entity's turns broke off: its node or its program died in the turn, say, which
+    may have run."""
 
 
 class EntityTimedOut(EntityError):
@@ -163,8 +164,8 @@ class EntityTimedOut(EntityError):
 
 
 class EntityUnavailable(EntityError):
-    """The entity is moving, its host drains or restarts, or too many wait for it.  Nothing ran:
-    the call may be made again."""
+    """The entity is moving, its host drains, its program is down, or too many wait for it.  Nothing
+    ran: the call may be made again."""
 
 
 class StaleEpoch(EntityError):

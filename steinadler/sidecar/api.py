@@ -251,7 +251,7 @@ class Api:
                 raise
             if key.type in self._app.known:
                 text = "the program is down; nothing ran"
-                raise Problem("ERR_ACTOR_HOST_FAILED", text) from error
+                raise Problem("ERR_ACTOR_UNAVAILABLE", text) from error
             text = f"{error}; the program of this sidecar is not there, and may have it"
             raise Problem("ERR_ACTOR_TYPE_NOT_FOUND", text) from error
         match answer:

@@ -166,10 +166,8 @@ class HttpBehaviour(Behaviour):
                 continue
             except AppDown as error:
                 self._life.seems_down()
-                if not self._life.patient:
+                if not self._life.patient or trio.current_time() >= patience_ends:
                     raise EntityUnavailable(f"{error}; nothing ran") from error
-                if trio.current_time() >= patience_ends:
-                    raise EntityHostFailed(f"{error}; nothing ran") from error
             except AppBroke as error:
                 self._life.seems_down()
                 raise EntityHostFailed(str(error)) from error

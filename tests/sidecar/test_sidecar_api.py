@@ -462,6 +462,7 @@ async def test_a_call_waits_for_a_program_that_restarts(sidecars: Sidecars) -> N
 async def test_a_program_that_is_down_fails_calls_in_time(
     sidecars: Sidecars, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And says by its code that nothing ran, so that a caller may call again (E3)."""
     monkeypatch.setattr("steinadler.sidecar.behaviour.APP_PATIENCE_S", 0.3)
     monkeypatch.setattr("steinadler.sidecar.app_link.APP_PATIENCE_S", 0.6)
     settings = Config(entities=EntitySettings(wait_for_host_s=0.1))
@@ -469,9 +470,13 @@ async def test_a_program_that_is_down_fails_calls_in_time(
     await call(pair, "echo")
     pair.stop_app.cancel()
     await until(lambda: not pair.sidecar.app_up())
-    assert "cannot be reached" in problem(await call(pair, "echo"), "ERR_ACTOR_HOST_FAILED")
+    answer = await call(pair, "echo")
+    assert "cannot be reached" in problem(answer, "ERR_ACTOR_UNAVAILABLE")
+    assert "retry-after" in dict(answer.headers)
     await until(lambda: not pair.node.entities.hosted())
-    assert "down" in problem(await call(pair, "echo"), "ERR_ACTOR_HOST_FAILED")
+    answer = await call(pair, "echo")
+    assert "down" in problem(answer, "ERR_ACTOR_UNAVAILABLE")
+    assert "retry-after" in dict(answer.headers)
 
 
 async def test_a_program_that_dies_in_the_turn(sidecars: Sidecars) -> None:

@@ -106,7 +106,7 @@ async def test_a_program_that_is_not_there_and_one_that_dies(tmp_path: Path) -> 
                 alice, "Cart/1/method/die", "-d", "", code="ERR_ACTOR_HOST_FAILED", text=text
             )
         text = "the program cannot be reached"
-        await is_told(alice, path, "-d", "1", *soon, code="ERR_ACTOR_HOST_FAILED", text=text)
+        await is_told(alice, path, "-d", "1", *soon, code="ERR_ACTOR_UNAVAILABLE", text=text)
         async with program(app_port, http_port):
             assert await curl(alice, path, "-d", "1") == (200, 2)
 
