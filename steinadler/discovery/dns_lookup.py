@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import dns.asyncbackend
@@ -49,6 +51,10 @@ MAX_TARGETS = 64
 # Questions under way at once.
 _MAX_QUESTIONS = 8
 _CONNECT_S = 1.0
+# To read an answer takes 2 ms a KiB, in which the node does nothing else.  So the name itself may
+# have as long a one as DNS knows, and each of a service's many targets what fits a few packets.
+_MOST_BYTES = 65_535
+_MOST_BYTES_OF_TARGET = 2_048
 
 _Question: TypeAlias = tuple[dns.name.Name, RdataType]
 
@@ -169,7 +175,7 @@ class Lookups:
                 raise_on_no_answer=False,
                 lifetime=self._timeout_s,
                 search=True,
-                backend=_Backend(),
+                backend=_Backend(_MOST_BYTES if name == self._name else _MOST_BYTES_OF_TARGET),
             )
             self._known[question] = tuple(answer.rrset or ())
             if answer.rrset is not None:
@@ -192,13 +198,15 @@ class Lookups:
 
 
 class _Backend:
-    """dnspython's backend for Trio, whose sockets are closed when connecting them is cancelled.
+    """dnspython's backend for Trio, with two limits that it lacks.
 
-    That one leaves them to the garbage collector (dnspython 2.9), so nothing cancels it there; a
-    TCP connection to a name server is given one second instead.
+    An answer has `most_bytes` at most.  And when connecting is cancelled, dnspython 2.9
+    leaves the socket to the garbage collector; so nothing cancels it there, and a TCP connection to
+    a name server is given one second instead.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
         self._inner: Any = dns.asyncbackend.get_backend("trio")
 
     def datagram_connection_required(self) -> bool:
@@ -214,9 +222,23 @@ class _Backend:
         timeout: float = _CONNECT_S,  # noqa: ASYNC109
     ) -> Any:
         with trio.CancelScope(shield=True):
-            return await self._inner.make_socket(
+            made = await self._inner.make_socket(
                 af, socktype, proto, source, destination, min(timeout, _CONNECT_S)
             )
+        if socktype == socket.SOCK_STREAM:
+            made.recv = partial(self._receive, made.recv)
+        else:
+            made.recvfrom = partial(self._receive_from, made.recvfrom)
+        return made
+
+    async def _receive(self, receive: Any, size: int, seconds: float | None) -> Any:
+        if size > self._most_bytes:
+            raise OSError(f"an answer of {size} bytes is too long")
+        return await receive(size, seconds)
+
+    async def _receive_from(self, receive: Any, size: int, seconds: float | None) -> Any:
+        # What is cut off here cannot be read, and dnspython goes on waiting for an answer.
+        return await receive(min(size, self._most_bytes), seconds)
 
     async def sleep(self, interval: float) -> None:
         await trio.sleep(interval)

@@ -9,7 +9,7 @@ A headless service of Kubernetes has both: `name.namespace.svc.cluster.local`, a
 that has a name, `_port._tcp.name.namespace.svc.cluster.local`.
 
 A name is looked up when the source starts, and again when its records say that they are no longer
-good (their TTL, a second at least), or after `poll_interval_s`, whichever comes first.  Between
+good (their TTL, five seconds at least), or after `poll_interval_s`, whichever comes first.  Between
 that, what is known is proposed in rounds.  An answer that has no address at all changes nothing:
 an empty zone, or a service without ready pods, is what one sees in the middle of an outage, just
 when the nodes that are left must go on looking for each other.
@@ -32,8 +32,8 @@ from steinadler.errors import ConfigError
 from steinadler.identity import Address
 
 SERVICE = "_steinadler._tcp"
-# A record may say that it holds for no time at all.
-_SHORTEST_POLL_S = 1.0
+# A record may say that it holds for no time at all.  Five seconds are Kubernetes' own default.
+_SHORTEST_POLL_S = 5.0
 _RETRY_S = 3.0
 
 

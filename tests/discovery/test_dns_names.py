@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from proposals import proposing, until
 
 from steinadler import open_node
-from steinadler.discovery import Candidate, Dns, dns_lookup, rounds
+from steinadler.discovery import Candidate, Dns, dns_lookup, dns_names, rounds
 from steinadler.discovery.rounds import MOST_A_ROUND
 from steinadler.errors import ConfigError
 from steinadler.identity import Address
@@ -91,13 +91,18 @@ async def test_a_new_address_does_not_wait_for_a_round(server: DnsServer) -> Non
         await proposed.until(BOB)
 
 
-async def test_records_are_asked_for_when_they_run_out(server: DnsServer) -> None:
-    """By their TTL, where the interval is longer; a TTL of nothing is a second."""
+async def test_records_are_asked_for_when_they_run_out(
+    server: DnsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their TTL, where the interval is longer; a TTL of nothing is a while all the same."""
+    monkeypatch.setattr(dns_names, "_SHORTEST_POLL_S", 0.1)
     server.put(NAME, "A", ALICE.host)
     server.ttl = 0
     async with proposing(names(server, poll_interval_s=3600)):
         await server.was_asked(NAME, 2)  # A and AAAA
+        begun = trio.current_time()
         await server.was_asked(NAME, 2)
+    assert trio.current_time() - begun > 0.05
 
 
 async def test_a_long_answer_comes_over_tcp(server: DnsServer) -> None:
@@ -243,6 +248,17 @@ async def test_a_service_of_hundreds_of_hosts_makes_few_questions(server: DnsSer
     assert len(targets) == dns_lookup.MAX_TARGETS
     # Those of the lowest priority.
     assert targets <= {f"n{number}.test" for number in range(100)}
+
+
+async def test_a_target_with_a_huge_answer_is_none(server: DnsServer) -> None:
+    """Reading 64 of those would keep the node from everything else."""
+    server.put(SERVICE, "SRV", "0 1 4370 a.test.", "0 1 4370 huge.test.")
+    server.put("a.test", "A", ALICE.host)
+    server.put("huge.test", "A", *(f"192.0.2.{n}" for n in range(100, 250)))
+    async with proposing(names(server, NAME, None)) as proposed:
+        await proposed.until(ALICE, times=3)
+    assert server.over_tcp
+    assert proposed.addresses() == {ALICE}
 
 
 async def test_addresses_that_nobody_could_have_are_left_out(server: DnsServer) -> None:

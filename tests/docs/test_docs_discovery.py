@@ -77,7 +77,7 @@ def test_a_node_can_use_the_secret_as_it_is_mounted(
     ("said", "limit"),
     [
         (r"(\d+) addresses in a round", rounds.MOST_A_ROUND),
-        (r"once at a\s+time, (\d+) at once", DialSettings().max_handshakes),
+        (r"once\s+at a\s+time, (\d+) at once", DialSettings().max_handshakes),
         (r"\((\d+) in one go", MAX_BEHIND_A_NAME),
         (r"larger than (\d+) KiB", seed_file.MAX_FILE_BYTES // 1024),
         (r"answer (\d+) addresses", dns_lookup.MAX_ADDRESSES),
