@@ -25,12 +25,12 @@ from steinadler.errors import (
     RemoteError,
     RemoteProtocolError,
 )
-from steinadler.identity import ProcessId, ProcessName, parse_destination
+from steinadler.identity import ANY_NODE, ProcessId, ProcessName, parse_destination
 from steinadler.membership import Member
 from steinadler.node import Node, open_node
 from steinadler.security.home import DEFAULT_CLUSTER
 
-DESTINATION = Reader("name[@node]", parse_destination)
+DESTINATION = Reader("name[@node|@*]", parse_destination)
 
 # A member that somebody else named, and that has not been heard of here, is not waited for longer.
 _HEARSAY_S = 1.0
@@ -84,10 +84,13 @@ class Observer:
             await self.node.wait_for_member(name)
 
     async def find(self, destination: ProcessName) -> list[ProcessId]:
-        """The processes of that name: of one node, or of all when it names none.
+        """The processes of that name: of one node, or of all when it names none; with "@*" the one
+        that has it in the whole cluster.
 
         Raises `Failed` when there is none.
         """
+        if destination.node == ANY_NODE:
+            return [await self._find_global(destination.name)]
         await self.meet_one_or_all(destination.node)
         members = [member.node.name for member in self.node.members()]
         nodes = members if destination.node is None else [destination.node]
@@ -96,6 +99,14 @@ class Observer:
             where = "any member" if destination.node is None else repr(destination.node)
             raise Failed(f"no process is called {destination.name!r} on {where}")
         return found
+
+    async def _find_global(self, name: str) -> ProcessId:
+        await self.meet()
+        with failing_at(self.deadline, lambda: self.unanswered("the cluster")):
+            process = await self.node.whereis(f"{name}@{ANY_NODE}")
+        if process is None:
+            raise Failed(f"no process has the name {name!r} in the whole cluster")
+        return process
 
     async def find_one(self, destination: ProcessName) -> ProcessId:
         """The one process of that name; raises `Failed` when there is none, or several."""

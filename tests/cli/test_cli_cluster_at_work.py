@@ -56,6 +56,7 @@ async def test_observers_look_at_a_cluster_and_drive_it(steinadler: Steinadler) 
         assert (await steinadler.ask("whereis", "counter")).stdout.count("\n") == 2
         (await steinadler.ask("whereis", "nobody", "--json")).failed(1, "'nobody' on any member")
         (await steinadler.ask("whereis", "nobody@bob")).failed(1, "'nobody' on 'bob'")
+        (await steinadler.ask("call", "nobody@*", "1")).failed(1, "'nobody' in the whole cluster")
 
         sent = (await steinadler.ask("send", "counter@bob", '{"add": 40}', "--json")).json
         assert sent == found
