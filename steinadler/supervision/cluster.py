@@ -177,8 +177,6 @@ class _Members:
         self._me.monitor(process)
         life.process = process
         self._by_process[process] = life
-        if life.unwanted:
-            self._nursery.start_soon(ask_to_end, self._me, process, False)
 
     def _nodes(self) -> list[str]:
         return [member.node.name for member in self._me.node.members(**self._labels)]
@@ -192,7 +190,7 @@ class _Members:
         life = self._lives.get(id_)
         if life is None:
             return  # the news of its end is on its way
-        life.unwanted = True
+        life.unwanted = True  # where it is being started, it will be refused
         life.search.cancel()
         if life.process is not None:
             self._nursery.start_soon(ask_to_end, self._me, life.process, kill)

@@ -252,6 +252,18 @@ async def test_a_crash_counts_wherever_it_was(autojump_clock: MockClock) -> None
         assert here(cluster) == []
 
 
+async def test_an_end_by_a_link_to_a_lost_node_counts(autojump_clock: MockClock) -> None:
+    """It looks like the end of the child's own node; but that one is there, and it could go on."""
+    async with SimulatedCluster(1) as cluster:
+        alice = await begin(cluster, "alice", "bob", spec=six(intensity=0))
+        async with alice.monitor("top") as down:
+            child = (await running(alice, 6))[0]
+            assert child.process is not None
+            alice.exit(child.process, "noconnection")
+            with trio.fail_after(5):
+                assert "restart limit" in (await down.wait()).reason
+
+
 async def test_the_true_reason_of_an_end_is_known_however_soon_it_came(
     autojump_clock: MockClock,
 ) -> None:

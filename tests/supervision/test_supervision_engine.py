@@ -485,6 +485,13 @@ class Model(RuleBasedStateMachine):
             self.requested.add(id_)
             self.do(self.engine.restart_child(id_, self.ticket(), self.now))
 
+    @precondition(lambda self: not self.ending and self.specs)
+    @rule(data=st.data())
+    def is_moved(self, data: st.DataObject) -> None:
+        id_ = data.draw(st.sampled_from(sorted(self.specs)))
+        if self.specs[id_].restart != "temporary":
+            self.do(self.engine.move(id_, self.now))
+
     @rule(seconds=st.sampled_from([1.0, 5.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds

@@ -300,3 +300,36 @@ async def test_plain_messages_do_no_harm(node: Node, caplog: pytest.LogCaptureFi
     await node.send("top", "hello")
     assert await pid(node, "a") == child
     assert "it takes only calls" in caplog.text
+
+
+async def test_the_order_to_end_may_come_in_the_step_in_which_a_start_fails(node: Node) -> None:
+    async def ends_all(me: Process, *, task_status: trio.TaskStatus[None]) -> None:
+        me.node.exit("top", "shutdown: that is all")
+        task_status.started()
+        await trio.sleep_forever()
+
+    node.spawn(supervised, name="taken")
+    top = top_of(node, ChildSpec("a", ends_all), ChildSpec("b", supervised, name="taken"))
+    assert await down(node, top) == "shutdown: that is all"
+
+
+async def test_a_former_life_cannot_say_that_the_next_has_started(node: Node) -> None:
+    said: list[trio.TaskStatus[None]] = []
+
+    async def once(me: Process, *, task_status: trio.TaskStatus[None]) -> None:
+        said.append(task_status)
+        if len(said) == 1:
+            task_status.started()
+        if len(said) < 3:
+            raise ValueError("as told")
+        await trio.sleep_forever()
+
+    top_of(node, ChildSpec("once", once), intensity=2)
+    with trio.fail_after(5):
+        while len(said) < 3:
+            await trio.lowlevel.checkpoint()
+        said[1].started()
+        (child,) = await supervision.which_children(node, "top")
+        assert child.state == "starting"
+        said[2].started()
+        await pid(node, "once")
