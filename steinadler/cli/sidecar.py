@@ -3,6 +3,7 @@
 With `--json`, one object a line:
 
     {"event": "ready", "name": ..., "http": ["127.0.0.1:3500"], "addresses": [...]}
+    {"event": "program_up", "name": ..., "types": ["Cart"]}      again after each time it was down
     {"event": "draining", "name": ...}
     {"event": "left", "name": ...}
 """
@@ -13,7 +14,7 @@ import gc
 import os
 import re
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import trio
@@ -24,6 +25,9 @@ from steinadler.cli.output import print_json
 from steinadler.cli.running import Failed, run
 from steinadler.config import Config, EntitySettings
 from steinadler.node import open_node
+
+if TYPE_CHECKING:
+    from steinadler.sidecar.app_link import AppLink
 
 _DEFAULTS = EntitySettings()
 _PORT = click.IntRange(0, 65535)
@@ -124,9 +128,17 @@ def sidecar(
     try:
         from steinadler.sidecar import SidecarSettings, open_sidecar
     except ImportError as error:
-        raise Failed(f"{error}; the sidecar needs: pip install 'steinadler[sidecar]'") from None
+        how = "pip install 'steinadler[sidecar]', or '.[sidecar]' where its sources are"
+        raise Failed(f"{error}; the sidecar needs more: {how}") from None
     chosen = name or _default_name(app_port or http_port)
     leave = trio.Event()
+
+    async def tell_of_program(link: AppLink) -> None:
+        """That it is down, or was never there, the log tells."""
+        while True:
+            await link.wait(up=True)
+            _tell({"event": "program_up", "name": chosen, "types": sorted(link.known)}, as_json)
+            await link.wait(up=False)
 
     async def live() -> None:
         settings = SidecarSettings(
@@ -172,7 +184,11 @@ def sidecar(
             gc.collect()
             gc.freeze()
             _tell(ready, as_json)
-            await leave.wait()
+            async with trio.open_nursery() as nursery:
+                if opened.link is not None:
+                    nursery.start_soon(tell_of_program, opened.link)
+                await leave.wait()
+                nursery.cancel_scope.cancel()
             _tell({"event": "draining", "name": chosen}, as_json)
             await opened.drain()
 
@@ -194,6 +210,8 @@ def _tell(event: dict[str, Any], as_json: bool) -> None:
     match event["event"]:
         case "ready":
             click.echo(f"{name} is ready, and serves HTTP at {', '.join(event['http'])}")
+        case "program_up":
+            click.echo(f"{name}'s program is up, with {', '.join(event['types']) or 'no entities'}")
         case "draining":
             click.echo(f"{name} gives up its entities")
         case _:

@@ -28,6 +28,7 @@ async def test_state_moves_when_a_sidecar_leaves_and_when_one_dies(tmp_path: Pat
                 assert (answer.status, answer.body) == (200, total)
         bob.process.send_signal(signal.SIGTERM)
         with trio.fail_after(15):
+            assert (await bob.lines())["event"] == "program_up"
             assert (await bob.lines())["event"] == "draining"
             for id_ in ids:
                 answer = await alice.call(id_, "add", b"1")
@@ -68,12 +69,16 @@ async def test_a_running_turn_ends_before_the_sidecar_leaves(tmp_path: Path) -> 
 
 
 async def test_the_program_may_come_and_go(tmp_path: Path) -> None:
+    """And whoever waits for it is told that it has come."""
+    up = {"event": "program_up", "name": "alice", "types": ["Cart"]}
     app_port, http_port = free_port(), free_port()
     options = ("--app-port", str(app_port), "--http-port", str(http_port))
     async with running(tmp_path, "alice", *options) as alice:
         assert not await alice.healthy()
         async with program(app_port, http_port) as first:
             assert (await alice.call("1", "add", b"1")).body == b"1", "it waited for the program"
+            with trio.fail_after(10):
+                assert await alice.lines() == up
             answer = await alice.call("1", "die")
             assert (answer.status, json.loads(answer.body)["errorCode"]) == (
                 502,
