@@ -115,6 +115,11 @@ class Relay:
                     self._complaints.tell(f"{route.place}: {error.strerror or error}")
                     await trio.sleep(_NO_ROOM_S)
                     continue
+                if not room.value:
+                    self._complaints.tell(
+                        f"as many connections to {route.service} are open as --max-connections "
+                        "allows: further ones wait"
+                    )
                 try:
                     await room.acquire()
                 except trio.Cancelled as error:

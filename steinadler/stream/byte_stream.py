@@ -16,7 +16,7 @@ from types import TracebackType
 
 import trio
 
-from steinadler.errors import SteinadlerError
+from steinadler.errors import SteinadlerError, StreamRefused
 from steinadler.identity import NodeId
 from steinadler.stream.inlet import Inlet
 from steinadler.stream.outlet import SendingEnd
@@ -62,7 +62,7 @@ class ByteStream(trio.abc.HalfCloseableStream):
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             # What waits to be sent is not copied, so nobody may change it.
-            view = memoryview(data if isinstance(data, bytes) else bytes(data))
+            view = memoryview(data if isinstance(data, bytes) else bytes(memoryview(data)))
             self._check_sending()
             waited = False
             while view:
@@ -220,12 +220,13 @@ class StreamListener(trio.abc.Listener[ByteStream]):
         return self._waiting.popleft()
 
     def close(self) -> None:
-        """Offer the service no more; connections that nobody accepted are closed."""
+        """Offer the service no more; connections that nobody accepted are broken off."""
         if not self._closed:
             self._closed = True
             self._on_closed(self)
             while self._waiting:
-                self._waiting.popleft().close()
+                refusal = StreamRefused(f"the service {self.service!r} is offered no more")
+                self._waiting.popleft().close(refusal)
             self._lot.unpark_all()
 
     def __enter__(self) -> StreamListener:

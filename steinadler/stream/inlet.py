@@ -25,12 +25,13 @@ class Inlet:
     """The receiving end of one direction of a stream.
 
     `peer` is the node that sends, `target` what it calls this end, `carries` what arrives (BYTES,
-    or MESSAGES for objects).  `on_gone` is told once, when it ends or is closed, with the error
-    that it was closed with.
+    or MESSAGES for objects).  `on_gone` is told once, when nothing more can be taken: it was closed
+    (with that error, if one is given), or it has ended and everything was taken.
     """
 
     __slots__ = (
         "_arrived",
+        "_gone",
         "_lot",
         "_on_gone",
         "_owed_bytes",
@@ -64,6 +65,7 @@ class Inlet:
         self.service: str | None = None  # of a byte stream, for its statistics
         self.received_bytes = 0
         self.waiting_bytes = 0
+        self._gone = False
         self._on_gone = on_gone
         self._arrived: deque[bytes | memoryview] | None = None
         self._owed_bytes = self._owed_items = 0
@@ -92,8 +94,7 @@ class Inlet:
             self.ended = True
             self.error = error
             self.wake()
-            if not self.closed:
-                self._on_gone(self, None)
+            self._go(None)
 
     # -- taking -------------------------------------------------------------------------------
 
@@ -135,12 +136,11 @@ class Inlet:
         if self.closed:
             return
         self.closed = True
+        self._go(error)
         if self._arrived:
             items, self._arrived = len(self._arrived), None
             self._taken(self.waiting_bytes, items)
         self.wake()
-        if not self.ended:
-            self._on_gone(self, error)
 
     def _taken(self, size: int, items: int) -> None:
         self.waiting_bytes -= size
@@ -152,6 +152,13 @@ class Inlet:
             assert self.source is not None
             self.source.consumed(self._owed_bytes, self._owed_items)
             self._owed_bytes = self._owed_items = 0
+        self._go(None)
+
+    def _go(self, error: BaseException | None) -> None:
+        """Tell that nothing more can be taken, once that is so."""
+        if not self._gone and (self.closed or (self.ended and not self._arrived)):
+            self._gone = True
+            self._on_gone(self, error)
 
     def wake(self) -> None:
         """Let whoever waits look again."""

@@ -74,9 +74,7 @@ class SendChannel(trio.abc.SendChannel[Any]):
         Cancelled, it has sent nothing.  Raises `NotEncodable`, `MessageTooLarge`,
         `trio.BrokenResourceError` when the receiver closed its end, `ClaimError` when nobody
         claimed it in time, `NodeDown` when its node is down, `trio.ClosedResourceError` when this
-        end was closed, and `DeliveryError` itself while all the channels that the receiving node
-        allows (its `max_channels`) are in use: nothing was sent, and it may be tried again.  A
-        checkpoint at least at every 64th object.
+        end was closed.  A checkpoint at least at every 64th object.
         """
         self._require_open()
         shared = self._shared

@@ -24,7 +24,7 @@ from steinadler.transport.link import Link, LinkState
 from steinadler.wire import plain
 from steinadler.wire.channels import OutboundChannel, ToStream
 from steinadler.wire.frames import MAX_PAYLOAD_BYTES, FrameType
-from steinadler.wire.signals import Failure, failure_array
+from steinadler.wire.signals import Failure, failure_array, failure_of
 
 # On the way within a node, a piece of a byte stream is at most so large, as on the wire.
 _PIECE_BYTES = MAX_PAYLOAD_BYTES
@@ -133,7 +133,8 @@ class PeerOutlet:
     def _open_channel(self) -> OutboundChannel:
         # The session may close one on which nothing was sent, before its first connection.
         if self._channel is None or self._channel.closed:
-            self._channel = self._link.session.channel(self._target)
+            # When the peer allows no more channels this one waits for a place, without credit.
+            self._channel = self._link.session.channel_in_turn(self._target)
         return self._channel
 
     def _flush(self) -> None:
@@ -275,4 +276,4 @@ def failure_from(error: BaseException | None) -> Failure | None:
     if error is None:
         return None
     name, _, text = describe(error).partition(": ")
-    return name, text
+    return failure_of(failure_array((name, text)))  # cut, as it travels, within a node too

@@ -222,7 +222,12 @@ class Streams:
             raise ConfigError(f"backlog must be at least 1, not {backlog!r}")
         if service in self._listeners:
             raise NameConflict(f"{self._me} offers the service {service!r} already")
-        self._announce({*self._listeners, service})
+        try:
+            self._announce({*self._listeners, service})
+        except ConfigError as error:
+            raise ConfigError(
+                f"the names of this node's services would be too long together: {error}"
+            ) from None
         listener = self._listeners[service] = StreamListener(service, backlog, self._unlisten)
         return listener
 
@@ -264,8 +269,10 @@ class Streams:
         nodes = self.offering(service)
         if not nodes:
             await trio.lowlevel.checkpoint()
-        turn = self._turns[service] % max(1, len(nodes))
-        self._turns[service] += 1
+        turn = 0
+        if len(nodes) > 1:
+            turn = self._turns[service] % len(nodes)
+            self._turns[service] += 1
         for node in nodes[turn:] + nodes[:turn]:
             try:
                 return await self._connect(node, service)

@@ -129,7 +129,8 @@ class StreamTable:
                 self._forget_one_of(sending.peer)
 
     def opened_by(self, peer: NodeId) -> int:
-        """How many streams that a peer opened have not ended here in both directions."""
+        """How many streams that a peer opened have not ended here in both directions, or hold what
+        nobody has taken."""
         return self._opened_by[peer]
 
     def _has_other(
@@ -161,12 +162,13 @@ class StreamTable:
         inlet = self._inlets.get((peer, ToStream(number, by_sender=False)))
         if inlet is not None:
             self.remove_inlet(inlet)
+            inlet.close()  # what comes for it all the same is dropped
         sending = self._sending.get((peer, ToStream(number, by_sender=True)))
         if sending is not None:
             self.remove_sending(sending)
 
     def _inlet_gone(self, inlet: Inlet, error: BaseException | None) -> None:
-        if self.remove_inlet(inlet) and inlet.closed:
+        if self.remove_inlet(inlet) and not inlet.ended:
             self._stop(inlet.peer, inlet.target, failure_from(error))
 
     def _stop(self, peer: NodeId, target: ToStream, failure: Failure | None) -> None:

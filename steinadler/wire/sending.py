@@ -92,6 +92,7 @@ class Sending:
         self._open_reassembly_bytes = 0  # of large items that we started and did not finish
         self._next_to_begin: OutboundChannel | None = None  # waits for room to be put together in
         self.channel = self._channels.channel
+        self.channel_in_turn = self._channels.channel_in_turn
         self.waiting = self._channels.waiting  # for `admit_waiting`
 
     def connected(self, peer: PeerLimits, peer_last_received: int) -> bool:
@@ -201,7 +202,10 @@ class Sending:
         """
         granted = []
         for channel in self._channels.admit():
-            self._rings[_priority(channel)].append(channel)
+            if channel.queue:
+                self._rings[_priority(channel)].append(channel)
+            else:  # a stream's, which waits for credit
+                channel.ready = False
             granted.append(Granted(channel.target))
         return granted
 

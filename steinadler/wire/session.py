@@ -89,6 +89,7 @@ class Session:
         self._receiving = Receiving(settings, self.counters)
         # Bound here and not wrapped: a call per message would be felt.
         self.channel = self._sending.channel
+        self.channel_in_turn = self._sending.channel_in_turn
         self.enqueue = self._sending.enqueue
         self.enqueue_signal = self._sending.enqueue_signal
         self.enqueue_reply = self._sending.enqueue_reply

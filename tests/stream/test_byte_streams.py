@@ -11,12 +11,15 @@ import trio.testing
 
 from steinadler import (
     ByteStream,
+    Config,
     ConfigError,
     NameConflict,
     Node,
     NodeDown,
     NoSuchService,
     StreamRefused,
+    StreamSettings,
+    WireSettings,
 )
 
 Pair = tuple[Node, Node]
@@ -118,6 +121,66 @@ async def test_a_buffer_may_be_changed_once_send_all_returned(pair: Pair) -> Non
         assert await far.receive_some() == b"before"
 
 
+async def test_what_is_no_bytes_is_refused(pair: Pair) -> None:
+    near, far = await both_ends(pair)
+    with trio.fail_after(5):
+        for wrong in (5, "text", [1, 2], None):
+            with pytest.raises(TypeError):
+                await near.send_all(wrong)  # type: ignore[arg-type]
+        await near.send_all(b"")
+        await near.send_eof()
+        assert await far.receive_some() == b""
+
+
+async def test_what_nobody_has_taken_counts_for_whoever_sent_it(nodes: Any) -> None:
+    """X4: a peer that sends and closes has `max_streams` all the same, until it was read."""
+    config = Config(streams=StreamSettings(max_streams=3))
+    alice = await nodes.open("alice")
+    bob = await nodes.open("bob", config=config)
+    with trio.fail_after(10), bob.listen("slow") as listener:
+        await alice.wait_for_member("bob")
+        accepted = []
+        for _ in range(3):
+            async with await alice.connect("slow@bob") as stream:
+                await stream.send_all(b"unread")
+            accepted.append(await listener.accept())
+        await until(lambda: all(s.bytes_waiting == 6 for s in bob.stream_statistics()))
+        assert len(bob.stream_statistics()) == 3
+        with pytest.raises(StreamRefused, match="max_streams"):
+            await alice.connect("slow@bob")
+        assert await accepted[0].receive_some() == b"unread"
+        assert await accepted[0].receive_some() == b""
+        accepted[1].close()
+        assert len(bob.stream_statistics()) == 1
+        for _ in range(2):
+            await alice.connect("slow@bob")
+
+
+async def test_a_stream_waits_for_a_place_among_the_peers_channels(nodes: Any) -> None:
+    """Where the peer allows no more channels, sending waits, and nothing is broken."""
+    alice = await nodes.open("alice")
+    bob = await nodes.open("bob", config=Config(wire=WireSettings(max_channels=12)))
+    with trio.fail_after(10), bob.listen("few") as listener:
+        await alice.wait_for_member("bob")
+        streams = [await alice.connect("few@bob") for _ in range(16)]
+        far = [await listener.accept() for _ in range(16)]
+        sent: list[int] = []
+
+        async def send(number: int) -> None:
+            await streams[number].send_all(bytes([number]))
+            sent.append(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(16):
+                nursery.start_soon(send, number)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert 0 < 16 - len(sent) <= 8
+            for number in tuple(sent):
+                await streams[number].aclose()
+        for number in range(16):
+            assert await far[number].receive_some() == bytes([number])
+
+
 async def test_a_reader_that_stops_holds_back_its_own_writer_only(pair: Pair) -> None:
     """M6: the writer stops within its window, and others go on."""
     here, there = pair
@@ -197,7 +260,8 @@ async def test_a_service_is_offered_once_and_until_it_is_closed(pair: Pair) -> N
     with trio.fail_after(5):
         waiting = await here.connect(f"once@{there.name}")
         await listener.aclose()
-        assert await waiting.receive_some() == b""
+        with pytest.raises(trio.BrokenResourceError, match="'once' is offered no more"):
+            await waiting.receive_some()
         with pytest.raises(NoSuchService):
             await here.connect(f"once@{there.name}")
         with pytest.raises(trio.ClosedResourceError):
