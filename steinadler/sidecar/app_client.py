@@ -17,6 +17,7 @@ small request, and say less of what became of one that failed.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
@@ -120,7 +121,8 @@ class AppClient:
         self._max_connections = max_connections
         # Another number after each time that the program was found to have ended.
         self.life = 0
-        self._idle: list[_Connection] = []
+        # The longest idle first; the last one is used next, so that the others grow old.
+        self._idle: deque[_Connection] = deque()
         self._busy = 0
 
     async def request(
@@ -166,13 +168,14 @@ class AppClient:
             self._idle.pop().sock.close()
 
     async def _take(self) -> _Connection:
-        now = trio.current_time()
+        oldest = trio.current_time() - IDLE_S
+        while self._idle and self._idle[0].idle_since < oldest:
+            self._idle.popleft().sock.close()
         while self._idle:
             connection = self._idle.pop()
-            if now - connection.idle_since <= IDLE_S:
-                if connection.is_open():
-                    return connection
-                self._ended(connection.life)
+            if connection.is_open():
+                return connection
+            self._ended(connection.life)
             connection.sock.close()
         try:
             stream = await self._connect()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from app_program import Program, path
+from app_program import Program, client, path
 from sidecar_pairs import Pair, Sidecars, until
 
 import steinadler
@@ -78,6 +78,34 @@ async def test_a_connection_whose_end_was_announced_ends_no_life(sidecars: Sidec
     await set_timer(pair, "t")
     await until(lambda: pair.program.count("PUT", "/method/timer/t") > 3)
     assert pair.program.count("GET", "/dapr/config") == 1
+
+
+async def test_connections_of_a_burst_are_closed_while_others_are_in_use(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    """A program that closes what is idle would otherwise leave them half closed here for ever."""
+    monkeypatch.setattr("steinadler.sidecar.app_client.IDLE_S", 0.2)
+    opened = 0
+
+    async def program(stream: trio.SocketStream) -> None:
+        nonlocal opened
+        opened += 1
+        async with stream:
+            while await stream.receive_some():
+                await stream.send_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+        opened -= 1
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, program, listeners)
+    app = client(listeners[0].socket.getsockname()[1])
+    async with trio.open_nursery() as burst:
+        for _ in range(5):
+            burst.start_soon(app.request, "GET", "/")
+    assert opened == 5
+    with trio.fail_after(10):
+        while opened > 1:
+            await app.request("GET", "/")
+    app.close()
 
 
 @pytest.mark.parametrize(
