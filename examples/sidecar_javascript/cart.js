@@ -1,6 +1,7 @@
 // A shopping cart behind the sidecar, in JavaScript, by Dapr's SDK as it is.
 //
 //     npm ci                                      # and: pip install 'steinadler[sidecar]'
+//                                                 # (in a clone: '../..[sidecar]')
 //     steinadler sidecar --app-port 3000          # in a second terminal
 //     node cart.js
 //

@@ -1,6 +1,6 @@
 """A shopping cart behind the sidecar, in Python, by Dapr's SDK as it is.
 
-    pip install -r requirements.txt 'steinadler[sidecar]'
+    pip install -r requirements.txt 'steinadler[sidecar]'    # in a clone: '../..[sidecar]'
     steinadler sidecar --app-port 3000          # in a second terminal
     python cart.py
 
@@ -17,6 +17,8 @@ A second pair on this machine takes half of the carts, and all of them when the 
 
 What the cart holds is in the sidecar's store and not in here, so any of them may be killed.  A cart
 that nobody touches for ABANDONED_S seconds (60) is emptied, by whichever program has it by then.
+
+Ids with a slash (%2F) are not for FastAPI: it answers them with 404 before the SDK sees them.
 """
 
 from __future__ import annotations
