@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 
 import trio
 
 from steinadler.errors import SteinadlerError, StreamRefused
 from steinadler.identity import NodeId
+from steinadler.stream.closing import Closing
 from steinadler.stream.inlet import Inlet
 from steinadler.stream.outlet import SendingEnd
 
@@ -25,7 +25,7 @@ from steinadler.stream.outlet import SendingEnd
 RECEIVE_BYTES = 65_536
 
 
-class ByteStream(trio.abc.HalfCloseableStream):
+class ByteStream(Closing, trio.abc.HalfCloseableStream):
     """One end of a byte stream between two tasks of the cluster.
 
     `peer` is the node of the other end (the life of it), `service` what was connected to.  The
@@ -131,22 +131,11 @@ class ByteStream(trio.abc.HalfCloseableStream):
             raise trio.BrokenResourceError(str(inlet.error)) from inlet.error
         return data
 
-    async def aclose(self) -> None:
-        """Close both directions: what was sent still arrives, what was not received is dropped."""
-        self.close()
-        await trio.lowlevel.checkpoint()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close(error)
-        await trio.lowlevel.checkpoint()
-
     def close(self, error: BaseException | None = None) -> None:
-        """As `aclose`, at once; with an error the other end is told that instead of an end."""
+        """Close both directions: what was sent still arrives, what was not received is dropped.
+
+        With an error, the other end is told that instead of an end.
+        """
         self._sending.end(error)
         self._inlet.close(error)
 

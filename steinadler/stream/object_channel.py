@@ -16,13 +16,13 @@ nodes), and a program that wants a relay can write one in three lines.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import trio
 
 from steinadler.errors import LocalProtocolError
 from steinadler.identity import SinkRef, SourceRef
+from steinadler.stream.closing import Closing
 from steinadler.stream.inlet import Inlet
 from steinadler.stream.outlet import SendingEnd
 from steinadler.wire.codec import Codec
@@ -57,7 +57,7 @@ class SharedEnd(Generic[End]):
         return self.offer()
 
 
-class SendChannel(trio.abc.SendChannel[Any]):
+class SendChannel(Closing, trio.abc.SendChannel[Any]):
     """The sending end of a channel of objects.
 
     As an asynchronous context manager it is closed at the end of the block; when the block raises,
@@ -131,26 +131,12 @@ class SendChannel(trio.abc.SendChannel[Any]):
         else:
             shared.end.wake()
 
-    async def aclose(self) -> None:
-        """As `close`; a checkpoint."""
-        self.close()
-        await trio.lowlevel.checkpoint()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close(error)
-        await trio.lowlevel.checkpoint()
-
     def _require_open(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("this end of the channel was closed here")
 
 
-class ReceiveChannel(trio.abc.ReceiveChannel[Any]):
+class ReceiveChannel(Closing, trio.abc.ReceiveChannel[Any]):
     """The receiving end of a channel of objects; iterate with `async for`.
 
     As an asynchronous context manager it is closed at the end of the block; when the block raises,
@@ -228,20 +214,6 @@ class ReceiveChannel(trio.abc.ReceiveChannel[Any]):
             shared.end.close(error)
         else:
             shared.end.wake()
-
-    async def aclose(self) -> None:
-        """As `close`; a checkpoint."""
-        self.close()
-        await trio.lowlevel.checkpoint()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close(error)
-        await trio.lowlevel.checkpoint()
 
     def _require_open(self) -> None:
         if self._closed or self._shared.end.closed:
