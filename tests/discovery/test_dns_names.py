@@ -198,6 +198,7 @@ async def test_what_was_known_is_proposed_while_dns_is_out_of_order(
         server.rcode, server.spoil = dns.rcode.NOERROR, lambda wire, tcp: wire
         server.put(NAME, "A", BOB.host)
         await proposed.until(BOB)
+        await until(lambda: len(warnings.records) > 1)
     assert [record.levelname for record in warnings.records] == ["WARNING", "INFO"]
 
 

@@ -37,7 +37,8 @@ class Counted:
 async def test_a_quiet_channel_costs_nothing_on_the_wire(
     idle_s: float, autojump_clock: MockClock
 ) -> None:
-    """After its last message and its last credit: a minute with no frame but membership's."""
+    """After its last message and its last credit: a minute with no frame but what members say of
+    members, and of names."""
     config = Config(wire=WireSettings(channel_idle_s=idle_s))
     got: list[Any] = []
     async with SimulatedCluster(config=config) as cluster:
@@ -52,7 +53,7 @@ async def test_a_quiet_channel_costs_nothing_on_the_wire(
             counted = Counted()
             with cluster.rule(counted):
                 await trio.sleep(60)
-            assert counted.types.keys() == {FrameType.GOSSIP}
+            assert counted.types.keys() == {FrameType.GOSSIP, FrameType.REGISTRY}
             # The count would see one: the next message, and its acknowledgement.
             with cluster.rule(counted):
                 await alice.send(processes[0], "again")

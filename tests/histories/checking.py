@@ -22,7 +22,7 @@ from histories import Activate, Commit, Error, Event, Fault, Invoke, Malformed, 
 # (docs/entities.md, "What fails").  After any other error it may be.
 CERTAINLY_NOT_STORED = frozenset(
     (
-        *("RemoteError", "NotEncodable", "StaleEpoch"),
+        *("RemoteError", "NotEncodable", "MessageTooLarge", "StaleEpoch"),
         *("NoSuchCommand", "NoSuchEntityType", "EntityUnavailable"),
     )
 )
