@@ -53,6 +53,7 @@ def test_our_side_of_every_timed_loop_yields_all_its_figures(tmp_path: Path) -> 
     assert figures["one-way-16"]["messages_per_s"] > 0
 
 
+@pytest.mark.slow
 def test_dialling_gives_the_first_and_the_later_times(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     done = benchmarks("run", "dial", "--json", str(file))

@@ -30,6 +30,7 @@ async def test_nodes_tell_who_joins_and_who_leaves(steinadler: Steinadler) -> No
             assert await alice.next_event() == {"event": "left", "name": "alice"}
 
 
+@pytest.mark.slow
 async def test_observers_look_at_a_cluster_and_drive_it(steinadler: Steinadler) -> None:
     async with (
         steinadler.node("alice", "--app", "shop:counter", "--app", "shop:deaf") as alice,
@@ -74,6 +75,7 @@ async def test_observers_look_at_a_cluster_and_drive_it(steinadler: Steinadler) 
         assert quiet.cancelled_caught, "nodes do not hear of observers"
 
 
+@pytest.mark.slow
 async def test_replies_are_printed_as_json(steinadler: Steinadler) -> None:
     async with steinadler.node("alice", "--app", "shop:counter"):
         assert (await steinadler.ask("call", "counter", '"odd things"', "--json")).json == {
@@ -94,6 +96,7 @@ async def test_replies_are_printed_as_json(steinadler: Steinadler) -> None:
         assert known.json == {"x": 1, "y": 2}
 
 
+@pytest.mark.slow
 async def test_calls_that_come_to_nothing_say_why_in_one_line(steinadler: Steinadler) -> None:
     """C1: a remote error, an exit, silence."""
     async with steinadler.node("alice", "--app", "shop:counter") as alice:
@@ -160,6 +163,7 @@ async def test_strangers_at_the_port_do_no_harm(steinadler: Steinadler) -> None:
         assert (await steinadler.ask("call", "$echo@alice", "1", "--json")).json == 1
 
 
+@pytest.mark.slow
 async def test_another_cluster_is_not_let_in(steinadler: Steinadler) -> None:
     """S3, X2: a seed of another cluster is nobody to talk to."""
     await steinadler.run("cluster", "init", "other")

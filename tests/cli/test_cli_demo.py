@@ -20,6 +20,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 async def test_the_demo_shows_a_death_and_a_silence(
     steinadler: Steinadler, temporary: Path
 ) -> None:
@@ -43,6 +44,7 @@ async def test_the_demo_shows_a_death_and_a_silence(
     assert not steinadler.home.exists(), "the user's own home was not touched"
 
 
+@pytest.mark.slow
 async def test_the_demo_cleans_up_when_it_is_ended(steinadler: Steinadler, temporary: Path) -> None:
     """Also while a child is stopped: nothing of it is left, neither process nor file."""
     process = await steinadler.open("demo", stdout=subprocess.PIPE)

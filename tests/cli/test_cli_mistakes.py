@@ -87,6 +87,7 @@ async def test_who_only_looks_makes_no_cluster(
     assert not steinadler.home.exists()
 
 
+@pytest.mark.slow
 async def test_nobody_there_tells_where_was_looked(steinadler: Steinadler) -> None:
     await steinadler.run("cluster", "init", "default")
     with socket.socket() as taken:  # bound, and nobody listens
@@ -102,6 +103,7 @@ async def test_nobody_there_tells_where_was_looked(steinadler: Steinadler) -> No
         result.failed(1, "no node of cluster 'default' found")
 
 
+@pytest.mark.slow
 async def test_what_a_node_cannot_open_with_is_one_line(steinadler: Steinadler) -> None:
     """A port in use, an address of another machine, an unknown cluster, keys that others read."""
     with socket.socket() as taken:

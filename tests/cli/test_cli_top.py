@@ -65,6 +65,7 @@ async def working(steinadler: Steinadler) -> AsyncIterator[None]:
         yield
 
 
+@pytest.mark.slow
 async def test_top_once_tells_what_flows(steinadler: Steinadler) -> None:
     async with working(steinadler):
         seen = (await steinadler.ask("top", "--once", "--json")).json
@@ -136,6 +137,7 @@ async def test_top_tells_of_a_node_that_does_not_answer(steinadler: Steinadler) 
         await process.stdout.aclose()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_top_on_a_terminal_is_live_and_leaves_it_as_it_was(

@@ -482,6 +482,7 @@ def why_no_namespace() -> str | None:
     return None if result.returncode == 0 else f"no network namespace: {result.stderr.strip()}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("set_up", "expected"),
     [

@@ -108,6 +108,7 @@ def test_there_are_programs_in_readme_and_guide() -> None:
     assert len(list(blocks(read("docs/entities.md"), "python"))) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
 def test_examples_run_to_their_end(name: str, tmp_path: Path) -> None:
     result = run([sys.executable, f"examples/{name}"], tmp_path / "home")

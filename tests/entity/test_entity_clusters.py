@@ -230,6 +230,7 @@ async def test_a_rolling_restart_fails_no_call(seed: int, autojump_clock: MockCl
         calls.check(cluster)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_restarted_node_that_is_called_itself_forks_nothing(
     seed: int, autojump_clock: MockClock

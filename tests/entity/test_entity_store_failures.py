@@ -285,6 +285,7 @@ async def test_a_server_that_does_not_answer_fails_in_bounded_time(
     await store.aclose()
 
 
+@pytest.mark.slow
 async def test_a_node_that_stops_in_a_transaction_fails_nobody_else(
     postgres: PostgresServer,
 ) -> None:

@@ -169,6 +169,7 @@ async def begin_again(cluster: SimulatedCluster, into: dict[int, list[Any]]) -> 
     return bob
 
 
+@pytest.mark.slow
 async def test_a_process_killed_in_a_cut_ends_once(tmp_path: Path, nursery: trio.Nursery) -> None:
     """D1, D3, M4: as above, with real processes, SIGKILL and sockets."""
     ways = Ways(nursery)

@@ -34,6 +34,7 @@ def key_of(home: Home, cluster: Cluster) -> Path:
     return home.path / "clusters" / cluster.name / "ca.key"
 
 
+@pytest.mark.slow
 def test_many_first_starts_at_once_make_one_cluster(tmp_path: Path) -> None:
     """Design section 6: every node of a user on a machine joins the same default cluster."""
     code = (

@@ -249,6 +249,7 @@ async def test_state_and_timers_are_the_turns_own(sidecars: Sidecars) -> None:
     assert pair.node.entities.active_count("Cart") == 0
 
 
+@pytest.mark.slow
 async def test_a_write_that_is_refused_fails_the_turn(sidecars: Sidecars) -> None:
     """E1: another node has taken the entity over; that the program says 200 changes nothing."""
     pair = await sidecars.open()
@@ -431,6 +432,7 @@ async def test_either_side_may_come_first(sidecars: Sidecars) -> None:
     assert (await pair.ask("GET", "/v1.0/healthz")).status == 204
 
 
+@pytest.mark.slow
 async def test_a_call_waits_for_a_program_that_restarts(sidecars: Sidecars) -> None:
     """And it has other types then: they follow."""
     pair = await sidecars.open()

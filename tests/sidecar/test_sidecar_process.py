@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 import trio
 from app_program import path
 from program_processes import both, program
@@ -16,6 +17,7 @@ from sidecar_processes import free_port, knows, running
 from steinadler.sidecar.app_client import AppAnswer, tcp
 
 
+@pytest.mark.slow
 async def test_state_moves_when_a_sidecar_leaves_and_when_one_dies(tmp_path: Path) -> None:
     """E1, E2: entities of one sidecar go on behind the other, from where they were."""
     async with both(tmp_path, "alice") as (alice, _), both(tmp_path, "bob") as (bob, _):
@@ -48,6 +50,7 @@ async def test_state_moves_when_a_sidecar_leaves_and_when_one_dies(tmp_path: Pat
                     assert answer.body == b"5"
 
 
+@pytest.mark.slow
 async def test_a_running_turn_ends_before_the_sidecar_leaves(tmp_path: Path) -> None:
     async with both(tmp_path, "alice") as (alice, _):
         answers: list[AppAnswer] = []
@@ -93,6 +96,7 @@ async def test_the_program_may_come_and_go(tmp_path: Path) -> None:
             assert await alice.process.wait() == 0, "a program that went first does not hold it up"
 
 
+@pytest.mark.slow
 async def test_a_unix_socket_is_this_users_alone(tmp_path: Path) -> None:
     where = tmp_path / "s"
     async with running(tmp_path / "home", "alice", "--http-socket", str(where)) as alice:
