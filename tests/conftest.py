@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ def leaves_nothing_behind() -> Iterator[None]:
 
 def _children() -> set[int]:
     """The child processes of this one, where the system tells (Linux)."""
-    lists = Path("/proc/self/task").glob("*/children")
-    return {int(number) for path in lists for number in path.read_text().split()}
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(FileNotFoundError):  # a thread that has just ended
+            found.update(map(int, path.read_text().split()))
+    return found
 
 
 class Nodes:

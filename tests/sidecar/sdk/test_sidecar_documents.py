@@ -16,8 +16,8 @@ CART = (ROOT / "examples/sidecar_python/cart.py").read_text(encoding="utf-8")
 
 
 def lines_of(text: str, command: str) -> list[str]:
-    """The indented lines of a text that begin with a command."""
-    return re.findall(rf"^ *(?:# )?({command} .*)$", text, re.MULTILINE)
+    """The indented lines of a text that begin with a command, in an environment or not."""
+    return re.findall(rf"^ *(?:# )?(?:\.venv/bin/)?({command} .*)$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
