@@ -25,7 +25,12 @@ def lines_of(text: str, command: str) -> list[str]:
     [
         (
             "README.md",
-            [r'{"total":2}', r'{"nut":2}', r'{"id":"alice",.*"actors":\[{"type":"Cart"', "# HELP"],
+            [
+                r'{"total":2}',
+                r'{"items":{"nut":2},"emptied":0}',
+                r'{"id":"alice",.*"actors":\[{"type":"Cart"',
+                "# HELP",
+            ],
         ),
         (
             "docs/getting-started.md",
