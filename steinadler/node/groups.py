@@ -52,7 +52,7 @@ class Group:
         return [process for process in self.members() if process.node == me]
 
     async def send(self, message: object, *, local: bool = False) -> int:
-        """Send a message to each member, or to those of this node; return to how many.
+        """Send a message to each member, or to those of this node; return how many there were.
 
         Waits for the credit of all of them at the same time, so that a slow one delays no other.
         One whose node goes down meanwhile is passed over.  Raises `NotEncodable`, and
@@ -66,7 +66,7 @@ class Group:
             except MailboxFull:
                 waiting.append(process)
             except NodeDown:
-                continue
+                pass  # and its members are none in a moment
         if not waiting:
             await trio.lowlevel.checkpoint()
             return len(members)

@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import trio
+import trio_websocket
 from carriers import running
 from commands import Steinadler
 
@@ -31,7 +32,6 @@ SOAK_S = float(os.environ.get("STEINADLER_SOAK_S", "20"))
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[PostgresServer]:
-    pytest.importorskip("psycopg")
     try:
         server = PostgresServer()
     except NotInstalled as error:
@@ -74,7 +74,6 @@ def http_server() -> Iterator[int]:
 @asynccontextmanager
 async def echoing_web_sockets() -> AsyncIterator[int]:
     """A server of trio-websocket; its port."""
-    trio_websocket = pytest.importorskip("trio_websocket")
 
     async def echo(request: trio_websocket.WebSocketRequest) -> None:
         socket = await request.accept()
@@ -138,11 +137,9 @@ def use_pgbench(program: Path, port: int, seconds: float) -> str:
 
 
 async def use_web_socket(port: int, seconds: float) -> int:
-    """One client, text and binary; how many messages came back."""
-    from trio_websocket import open_websocket_url
 
     rng, count = random.Random(2), 0
-    async with open_websocket_url(f"ws://127.0.0.1:{port}/") as socket:
+    async with trio_websocket.open_websocket_url(f"ws://127.0.0.1:{port}/") as socket:
         with trio.move_on_after(seconds):
             while True:
                 sent = rng.choice(("ü" * 10, "", rng.randbytes(10), rng.randbytes(100_000)))
