@@ -137,7 +137,7 @@ def use_pgbench(program: Path, port: int, seconds: float) -> str:
 
 
 async def use_web_socket(port: int, seconds: float) -> int:
-
+    """One client, text and binary; how many messages came back."""
     rng, count = random.Random(2), 0
     async with trio_websocket.open_websocket_url(f"ws://127.0.0.1:{port}/") as socket:
         with trio.move_on_after(seconds):
