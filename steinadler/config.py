@@ -8,6 +8,7 @@ the handshake.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from enum import Enum
 
 from steinadler.errors import ConfigError
 
@@ -229,6 +230,18 @@ class StreamSettings:
         _require_positive(self)
 
 
+class Minority(Enum):
+    """What a node does while its side of a partition is the smaller one; docs/partitions.md."""
+
+    # Nothing: each side goes on by itself, and the registry settles names when they meet.
+    CARRY_ON = "carry-on"
+    # `register_global` raises `InMinority`; what is registered stays.  Costs new names there.
+    REFUSE_NAMES = "refuse-names"
+    # The node closes, and leaving `open_node` raises `InMinority`.  Costs all that runs there, and
+    # all nodes when no side has a majority.
+    STOP = "stop"
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set, in one frozen value."""
@@ -243,8 +256,17 @@ class Config:
     # A node that has so many processes spawns no more for its peers (a process takes about 4 KiB
     # and what it holds); its own programs may go on.
     max_processes: int = 262_144
-    # How long processes may take to finish once the node closes and has cancelled them.
+    # How long processes that trap exits, supervisors above all, may take to end by themselves once
+    # the node closes.  Raising it lets deep trees end in order, and one that does not heed its
+    # `Exit` delay the closing by as much.
+    orderly_shutdown_s: float = 10.0
+    # How long all that then still run may take to finish, once they are cancelled.
     shutdown_grace_s: float = 2.0
+    # What to do while more than half of the members are lost.
+    in_minority: Minority = Minority.CARRY_ON
 
     def __post_init__(self) -> None:
         _require_positive(self)
+        if not isinstance(self.in_minority, Minority):
+            choice = ", ".join(map(str, Minority))
+            raise ConfigError(f"in_minority is one of {choice}, not {self.in_minority!r}")

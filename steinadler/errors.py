@@ -90,6 +90,11 @@ class NameConflict(DeliveryError):
     """A name is held already, by another process of this node or another node of the cluster."""
 
 
+class InMinority(DeliveryError):
+    """This node's side of a partition is the smaller one, and its `Config.in_minority` says what
+    that means; the text says how many of how many members are here."""
+
+
 class MailboxFull(DeliveryError):
     """`send_nowait` would have to wait: the destination has not consumed what it already has.
 

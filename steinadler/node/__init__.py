@@ -6,7 +6,15 @@ carries messages and calls, `watching` monitors and links, `spawning` asks other
 functions, `statistics` is what is counted, `builtin` the processes that every node has.
 """
 
-from steinadler.node.events import Event, EventsLost, EventStream, NodeDown, NodeUp
+from steinadler.membership import MembersLost, SidesMerged
+from steinadler.node.events import (
+    Event,
+    EventsLost,
+    EventStream,
+    NameConflict,
+    NodeDown,
+    NodeUp,
+)
 from steinadler.node.node import Node
 from steinadler.node.opening import open_node
 from steinadler.node.spawning import ALL
@@ -19,10 +27,13 @@ __all__ = [
     "Event",
     "EventStream",
     "EventsLost",
+    "MembersLost",
     "Monitor",
+    "NameConflict",
     "Node",
     "NodeDown",
     "NodeStatistics",
     "NodeUp",
+    "SidesMerged",
     "open_node",
 ]

@@ -1,4 +1,8 @@
-"""What a node tells its program about the cluster, and how it is listened to."""
+"""What a node tells its program about the cluster, and how it is listened to.
+
+`NodeUp` and `NodeDown` tell of one member each, at once; `MembersLost` and `SidesMerged`
+(`steinadler.membership.partition`) of those that went or came together, a second later.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from typing import TypeAlias
 import trio
 
 from steinadler.identity import ProcessId
-from steinadler.membership import Member
+from steinadler.membership import Member, MembersLost, SidesMerged
 
 # What a listener may leave unread before it loses the oldest events.
 MAX_UNREAD_EVENTS = 4096
@@ -54,7 +58,7 @@ class NameConflict:
     loser: ProcessId
 
 
-Event: TypeAlias = NodeUp | NodeDown | NameConflict | EventsLost
+Event: TypeAlias = NodeUp | NodeDown | MembersLost | SidesMerged | NameConflict | EventsLost
 
 
 class EventStream(AsyncIterator[Event]):

@@ -21,7 +21,14 @@ from typing import Any, assert_never
 
 import trio
 
-from steinadler.errors import ConfigError, NameConflict, NodeDown, NoSuchProcess
+from steinadler.errors import (
+    ConfigError,
+    InMinority,
+    NameConflict,
+    NodeDown,
+    NoSuchProcess,
+    RemoteError,
+)
 from steinadler.identity import (
     Destination,
     NodeId,
@@ -92,6 +99,7 @@ class Naming:
         check_process_name(name)
         if name.startswith("$"):
             raise ConfigError(f"{name!r}: names that begin with '$' belong to the runtime")
+        self._peering.require_majority()
         other = await self._ask_arbiter(name, process)
         if other is not None and other != process:
             raise NameConflict(
@@ -99,6 +107,7 @@ class Naming:
                 "unregister it there first, or choose another"
             )
         self._require_ours(process)  # it may have ended meanwhile
+        self._peering.require_majority()
         self._carry_out(
             self.registry.register(name, process.number, int(self._clock() * 1_000_000))
         )
@@ -116,10 +125,18 @@ class Naming:
             except NodeDown:
                 await trio.lowlevel.checkpoint()
                 continue  # it was the arbiter a moment ago: another one is now
+            except RemoteError as error:
+                if error.type_name == InMinority.__name__:
+                    raise InMinority(error.text) from None
+                raise
             return found if isinstance(found, ProcessId) else None
 
     def reserve(self, name: str, process: ProcessId) -> ProcessId | None:
-        """As the arbiter: let `process` have the name, or say who has it."""
+        """As the arbiter: let `process` have the name, or say who has it.
+
+        Raises `InMinority` when this node is in one and minds.
+        """
+        self._peering.require_majority()
         return self.registry.reserve(name, process, trio.current_time())
 
     def _arbiter(self, name: str) -> str:

@@ -160,8 +160,20 @@ class Node:
         """Wait until a member comes, goes, or changes its labels.  Raises `NodeClosed`."""
         await self._peering.wait_for_change()
 
+    @property
+    def in_minority(self) -> bool:
+        """Whether this node's side of a partition is the smaller one, since `MembersLost` said so
+        and until enough of the lost are back, have left, or are forgotten (`forget_s`).
+        """
+        return self._peering.in_minority
+
     def events(self) -> EventStream:
-        """What happens from now on: `NodeUp`, `NodeDown`.  Iterate with `async for`."""
+        """What happens from now on: `NodeUp`, `NodeDown`, `MembersLost`, `SidesMerged`,
+        `NameConflict`, and `EventsLost`.  Iterate with `async for`.
+
+        The classes are in `steinadler.node`: `steinadler.NodeDown` and `steinadler.NameConflict`
+        are the exceptions of these names, which no event is.
+        """
         return self._hub.open()
 
     # -- processes ----------------------------------------------------------------------------
@@ -237,8 +249,9 @@ class Node:
         exit with "NameConflict: ..." (one that traps exits gets an `Exit`).  `events` tell both.
 
         Raises `NameConflict` when another process has the name, `NoSuchProcess` when this one is
-        not alive here, `ConfigError` when it cannot be a name, or on an observer.  Cancelled, it
-        is not registered.
+        not alive here, `ConfigError` when it cannot be a name, or on an observer, `InMinority`
+        when this node or that member is in a minority and its `Config.in_minority` minds.
+        Cancelled, it is not registered.
         """
         await self._runtime.naming.register(name, process)
 

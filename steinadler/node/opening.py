@@ -63,11 +63,12 @@ async def open_node(
     The node is usable at once; `wait_for_member` waits for others.  Leaving the block, by
     whatever way, hands entities over, ends processes, says goodbye and closes; cancellation does
     not cut that short, but it is bounded (twice `EntitySettings.drain_s`,
-    `Config.shutdown_grace_s`, and about three seconds).
+    `Config.orderly_shutdown_s`, `Config.shutdown_grace_s`, and about three seconds).
 
     Raises `ConfigError` (an argument, the port), `SecurityError` (the credentials), and, in the
-    middle of the block, `NameConflict` when the cluster has another living node of this name, and
-    `ConfigError` for a store that can never be used.  What the block raises comes out as it is, not
+    middle of the block, `NameConflict` when the cluster has another living node of this name,
+    `InMinority` in a minority when `Config.in_minority` is `STOP`, and `ConfigError` for a store
+    that can never be used.  What the block raises comes out as it is, not
     in an exception group; only errors of this library are left out when the node failed itself.
     """
     check_node_name(name)

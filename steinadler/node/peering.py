@@ -19,13 +19,15 @@ from typing import Protocol, assert_never
 
 import trio
 
-from steinadler.config import Config
+from steinadler.config import Config, Minority
 from steinadler.errors import (
     ConfigError,
+    InMinority,
     NameConflict,
     NodeClosed,
     NodeDown,
     RemoteProtocolError,
+    SteinadlerError,
 )
 from steinadler.identity import Address, NodeId
 from steinadler.membership import (
@@ -40,13 +42,16 @@ from steinadler.membership import (
     Input,
     Leave,
     Member,
+    MembersLost,
     ObserverConnected,
     ObserverDisconnected,
+    Partitions,
     Received,
     Refused,
     Relabel,
     RoundTrip,
     Send,
+    SidesMerged,
     Suspected,
     Swim,
     Up,
@@ -77,6 +82,7 @@ class Listener(Protocol):
     def node_up(self, member: Member) -> None: ...
     def node_down(self, member: Member, reason: str) -> None: ...
     def node_updated(self, member: Member) -> None: ...
+    def sides_changed(self, event: MembersLost | SidesMerged) -> None: ...
     def peer_lost(self, link: Link, reason: str) -> None: ...
     def arrived(self, link: Link, items: Arrived) -> None: ...
     def registry_told(self, link: Link, data: bytes) -> None: ...
@@ -102,9 +108,10 @@ class Peering:
         self.connections = Connections(network, node, config, rng, self)
         me = Member(node, labels=labels)
         self._engine = Swim(me, config.membership, rng, observer=self._observer)
+        self._partitions = Partitions(self._engine)
         self._deadline_moved = trio.Event()
         self._turned_away_since: float | None = None
-        self._failure: Exception | None = None
+        self._failure: SteinadlerError | None = None
         self._failed = trio.Event()
         self._changed = trio.Event()
         self._closed = False
@@ -120,7 +127,8 @@ class Peering:
     ) -> None:
         """Listen, connect and keep watch until cancelled.
 
-        Raises `NameConflict` when the cluster has another living node of this name.
+        Raises `NameConflict` when the cluster has another living node of this name, and
+        `InMinority` when this node is to stop in one and is in one.
         """
         async with trio.open_nursery() as nursery:
             addresses = await nursery.start(self._run_connections, host, port)
@@ -176,6 +184,27 @@ class Peering:
     def health(self) -> Health:
         """How well this node itself runs: how often and how long it was blocked."""
         return self._engine.health
+
+    @property
+    def in_minority(self) -> bool:
+        """Whether this node's side of a partition is the smaller one."""
+        return self._partitions.in_minority
+
+    @property
+    def members_lost(self) -> int:
+        """How many members are cut off, or silent for whatever reason."""
+        return self._partitions.lost
+
+    def require_majority(self) -> None:
+        """Raise `InMinority` in a minority, unless `Config.in_minority` says to carry on."""
+        if self._config.in_minority is not Minority.CARRY_ON and self.in_minority:
+            raise self._minority()
+
+    def _minority(self) -> InMinority:
+        return InMinority(
+            f"{self._node.name} is in a minority: {self._partitions} (its in_minority is "
+            f"{self._config.in_minority.value!r})"
+        )
 
     async def wait_for_change(self) -> None:
         """Wait until some member comes, goes or changes its labels.
@@ -236,13 +265,17 @@ class Peering:
     async def _keep_watch(self) -> None:
         while True:
             self._deadline_moved = trio.Event()
-            with trio.move_on_at(max(self._engine.next_deadline(), 0)):
+            due = min(self._engine.next_deadline(), self._partitions.next_deadline())
+            with trio.move_on_at(max(due, 0)):
                 await self._deadline_moved.wait()
             now = trio.current_time()
             if now >= self._engine.next_deadline():
                 self._apply(self._engine.tick(now))
+            for event in self._partitions.tick(now):
+                self._sides_changed(event)
 
     def _apply(self, effects: list[Effect]) -> None:
+        self._partitions.handle(effects, trio.current_time())
         for effect in effects:
             match effect:
                 case Send(to, message):
@@ -272,10 +305,11 @@ class Peering:
                         seconds,
                     )
                 case Usurped(by):
-                    self._fail(
+                    text = (
                         f"the cluster holds the name {self._node.name!r} for another life of it "
                         f"(incarnation {by.incarnation}): two nodes have one name"
                     )
+                    self._fail(NameConflict(text))
                 case _:
                     assert_never(effect)
 
@@ -288,13 +322,25 @@ class Peering:
         self._listener.node_down(member, reason)
         self._wake_waiters()
 
+    def _sides_changed(self, event: MembersLost | SidesMerged) -> None:
+        names = ", ".join(member.node.name for member in event.members)
+        match event:
+            case MembersLost():
+                size = "a minority" if event.minority else "no minority"
+                logger.warning("lost together: %s; this side is %s", names, size)
+            case SidesMerged():
+                logger.info("back, as they were: %s", names)
+        self._listener.sides_changed(event)
+        if event.minority and self._config.in_minority is Minority.STOP:
+            self._fail(self._minority())
+
     def _wake_waiters(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
 
-    def _fail(self, text: str) -> None:
+    def _fail(self, failure: SteinadlerError) -> None:
         if self._failure is None:
-            self._failure = NameConflict(text)
+            self._failure = failure
             self._failed.set()
 
     # -- upkeep -------------------------------------------------------------------------------
@@ -344,7 +390,7 @@ class Peering:
                 )
                 if hello.node.name == self._node.name and hello.node < self._node:
                     # The second of a name gives way, whichever of the two dials.
-                    self._fail(text)
+                    self._fail(NameConflict(text))
                     return Reject(RejectReason.CLOSING, "it came second, and gives way")
                 return Reject(RejectReason.NAME_IN_USE, text)
             case Admission.STALE if self._has_left(hello.node):
@@ -365,12 +411,12 @@ class Peering:
         if reject.reason not in (RejectReason.NAME_IN_USE, RejectReason.STALE):
             return
         if by == self._node.name:  # no shadow: that very node answered
-            self._fail(reject.detail)
+            self._fail(NameConflict(reject.detail))
         now = trio.current_time()
         if self._turned_away_since is None:
             self._turned_away_since = now
         elif now - self._turned_away_since >= NAME_CONFLICT_PATIENCE_S:
-            self._fail(reject.detail)
+            self._fail(NameConflict(reject.detail))
 
     def link_connected(self, link: Link, hello: Hello) -> None:
         self._turned_away_since = None

@@ -26,7 +26,7 @@ from steinadler.discovery import Candidate, Source
 from steinadler.entity.router import Entities
 from steinadler.entity.store import Store
 from steinadler.identity import Address, Destination, NodeId, ProcessId, check_process_name
-from steinadler.membership import Member
+from steinadler.membership import Member, MembersLost, SidesMerged
 from steinadler.node import builtin
 from steinadler.node.events import EventHub, NodeDown, NodeUp
 from steinadler.node.naming import Naming
@@ -207,6 +207,9 @@ class Runtime:
 
     def node_updated(self, member: Member) -> None:
         self.entities.members_changed()
+
+    def sides_changed(self, event: MembersLost | SidesMerged) -> None:
+        self.hub.publish(event)
 
     def peer_lost(self, link: Link, reason: str) -> None:
         self.gauges.peer_lost(link)
