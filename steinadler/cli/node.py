@@ -5,24 +5,38 @@ With `--json`, one object a line:
     {"event": "ready", "name": ..., "incarnation": ..., "addresses": [...], "cluster": ...}
     {"event": "up", "name": ..., "address": ..., "labels": {...}}
     {"event": "down", "name": ..., "reason": ...}
+    {"event": "members_lost", "names": [...], "minority": ...}
+    {"event": "sides_merged", "names": [...], "minority": ...}
+    {"event": "name_conflict", "name": ..., "winner": ..., "loser": ...}
     {"event": "exited", "process": ..., "reason": ...}      a process of --app ended
     {"event": "left", "name": ...}                           the last line, when all went well
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 
 import click
 import trio
 
-from steinadler.cli.options import APP, LABEL, NODE_NAME, Where, as_json, joining
+from steinadler.cli.options import APP, LABEL, NODE_NAME, Where, as_json, in_minority, joining
 from steinadler.cli.output import print_json
 from steinadler.cli.running import run
+from steinadler.config import Config, Minority
 from steinadler.discovery import RuntimeFolder
 from steinadler.entity.python import Entity
 from steinadler.errors import SteinadlerError
-from steinadler.node import EventsLost, EventStream, Node, NodeDown, NodeUp, open_node
+from steinadler.node import (
+    EventsLost,
+    EventStream,
+    MembersLost,
+    NameConflict,
+    Node,
+    NodeDown,
+    NodeUp,
+    SidesMerged,
+    open_node,
+)
 from steinadler.node.peering import NAME_CONFLICT_PATIENCE_S
 from steinadler.process.exports import ProcessFunction
 from steinadler.security import open_home
@@ -61,6 +75,7 @@ _SEEDS_S = 1.0
     help="Where entities' state is: sqlite:///PATH or postgresql://...  [default: a file in the "
     "cluster's folder]",
 )
+@in_minority
 @joining
 @as_json
 def node(
@@ -70,6 +85,7 @@ def node(
     labels: tuple[tuple[str, str], ...],
     apps: tuple[tuple[str, ProcessFunction | type[Entity]], ...],
     store: str | None,
+    in_minority: Minority,
     where: Where,
     as_json: bool,
 ) -> None:
@@ -91,6 +107,7 @@ def node(
             labels=dict(labels),
             cluster=where.cluster,
             store=store,
+            config=Config(in_minority=in_minority),
         ) as opened:
             events = opened.events()
             # Whoever has the name already says so when it is met, and then this is not ready.
@@ -148,8 +165,19 @@ async def _follow(events: EventStream, as_json: bool) -> None:
                 _tell({"event": "up", "name": member.node.name, **fields}, as_json)
             case NodeDown(member, reason):
                 _tell({"event": "down", "name": member.node.name, "reason": reason}, as_json)
+            case MembersLost(members, minority):
+                names = [member.node.name for member in members]
+                _tell({"event": "members_lost", "names": names, "minority": minority}, as_json)
+            case SidesMerged(members, minority):
+                names = [member.node.name for member in members]
+                _tell({"event": "sides_merged", "names": names, "minority": minority}, as_json)
+            case NameConflict(name, winner, loser):
+                fields = {"name": name, "winner": str(winner), "loser": str(loser)}
+                _tell({"event": "name_conflict", **fields}, as_json)
             case EventsLost(count):
                 _tell({"event": "lost", "count": count}, as_json)
+            case _:
+                assert_never(event)
 
 
 async def _watch(node: Node, name: str, process: Any, as_json: bool) -> None:
@@ -169,6 +197,13 @@ def _tell(event: dict[str, Any], as_json: bool) -> None:
             text = f"{name} is up, at {address}"
         case {"event": "down", "name": name, "reason": reason}:
             text = f"{name} is down: {reason}"
+        case {"event": "members_lost", "names": names, "minority": minority}:
+            side = "a minority" if minority else "no minority"
+            text = f"lost together: {', '.join(names)}; this side is {side}"
+        case {"event": "sides_merged", "names": names}:
+            text = f"back, as they were: {', '.join(names)}"
+        case {"event": "name_conflict", "name": name, "winner": winner, "loser": loser}:
+            text = f"{winner} keeps the name {name!r} of the cluster, which {loser} had too"
         case {"event": "exited", "process": name, "reason": reason}:
             text = f"process {name} ended: {reason}"
         case {"event": "lost", "count": count}:

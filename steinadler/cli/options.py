@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
+from steinadler.config import Minority
 from steinadler.discovery import Dns, SeedFile, Source
 from steinadler.entity.python import Entity
 from steinadler.errors import ConfigError
@@ -211,6 +212,18 @@ def joining(command: Callable[..., None], *, log_level: str = "warning") -> Call
     ):
         joined = option(joined)
     return joined
+
+
+def in_minority(command: _Command) -> _Command:
+    """`--in-minority`, of the commands whose node may hold names: a `Minority`."""
+    return click.option(
+        "--in-minority",
+        type=click.Choice([choice.value for choice in Minority]),
+        default=Minority.CARRY_ON.value,
+        show_default=True,
+        callback=lambda _ctx, _param, value: Minority(value),
+        help="What to do on the smaller side of a partition.",
+    )(command)
 
 
 def as_json(command: _Command) -> _Command:

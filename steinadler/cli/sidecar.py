@@ -20,10 +20,10 @@ import click
 import trio
 
 from steinadler.cli.node import patience_with_others
-from steinadler.cli.options import LABEL, NODE_NAME, Where, as_json, joining
+from steinadler.cli.options import LABEL, NODE_NAME, Where, as_json, in_minority, joining
 from steinadler.cli.output import print_json
 from steinadler.cli.running import Failed, run
-from steinadler.config import Config, EntitySettings
+from steinadler.config import Config, EntitySettings, Minority
 from steinadler.node import open_node
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ _SECONDS = click.FloatRange(0.001, 86400)
 @click.option("--host", help="The interface for other nodes.  [default: all]")
 @click.option("--port", type=_PORT, default=0, help="The port for other nodes; 0 is any.")
 @click.option("--label", "labels", type=LABEL, multiple=True, metavar="KEY=VALUE", help="As node.")
+@in_minority
 @joining
 @as_json
 def sidecar(
@@ -116,6 +117,7 @@ def sidecar(
     host: str | None,
     port: int,
     labels: tuple[tuple[str, str], ...],
+    in_minority: Minority,
     where: Where,
     as_json: bool,
 ) -> None:
@@ -166,7 +168,8 @@ def sidecar(
                 cluster=where.cluster,
                 store=store,
                 config=Config(
-                    entities=EntitySettings(turn_timeout_s=turn_timeout_s, drain_s=drain_s)
+                    entities=EntitySettings(turn_timeout_s=turn_timeout_s, drain_s=drain_s),
+                    in_minority=in_minority,
                 ),
             ) as node,
             open_sidecar(node, settings) as opened,

@@ -42,6 +42,7 @@ COUNTERS = (
     *("bytes_sent", "bytes_received", "messages_sent", "messages_received"),
     *("bytes_retransmitted", "messages_dropped", "messages_taken"),
     *("stream_bytes_sent", "stream_bytes_received"),
+    *("blocked", "blocked_s"),
 )
 
 Facts: TypeAlias = dict[str, Any]

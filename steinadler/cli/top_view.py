@@ -36,11 +36,28 @@ def view(seen: dict[str, Any], only: str | None) -> RenderableType:
     parts: list[RenderableType] = [f"{count}, {seen['at']}", "", _nodes(nodes)]
     parts += [harmless(f"{node['name']}: {node['problem']}") for node in nodes if node["problem"]]
     told = [node for node in nodes if node["problem"] is None]
+    parts += [harmless(f"{node['name']}: {ill}") for node in told for ill in _ills(node)]
     most = _MOST if only is None else _MOST_OF_ONE
     for rows in (_connections(told), _processes(told, most), _streams(told, most)):
         if rows is not None:
             parts += ["", rows]
     return Group(*parts, "")
+
+
+def _ills(node: dict[str, Any]) -> list[str]:
+    """What a node tells of partitions and of itself, when not all is well."""
+    facts = node["statistics"]
+    ills = []
+    if lost := facts.get("members_lost"):
+        side = "a minority" if facts.get("in_minority") else "no minority"
+        ills.append(f"{lost} {'member' if lost == 1 else 'members'} lost; this side is {side}")
+    if facts.get("health_score") or _rate(facts, "blocked"):
+        in_all, at_once = facts.get("blocked_s", 0), facts.get("longest_block_s", 0)
+        ills.append(
+            f"not well (health score {_whole(facts, 'health_score')} of 7); its loop was blocked "
+            f"for {in_all:.1f} s in all, {at_once:.1f} s at once"
+        )
+    return ills
 
 
 def _nodes(nodes: list[dict[str, Any]]) -> RenderableType:

@@ -135,7 +135,7 @@ class Partitions:
             events.append(SidesMerged(back, self.in_minority))
         if self._loss_due() <= now:
             died = len(self._going) == 1 and not any(self._going.values())
-            gone = [] if died else [node for node in self._going if self._is_down(node)]
+            gone = [] if died else [node for node in self._going if self._may_return(node)]
             self._going.clear()
             self._lost.update(gone)
             if gone:
@@ -182,7 +182,7 @@ class Partitions:
     def _review(self) -> None:
         """Whoever left, was replaced or is forgotten is missing no more."""
         if self._lost:
-            self._lost = set(filter(self._is_down, self._lost))
+            self._lost = set(filter(self._may_return, self._lost))
         if not (self._lost or self._going or self._back):
             self._voters = None
 
@@ -190,16 +190,17 @@ class Partitions:
         """The names that count and are here, and those that are missing."""
         voters = self._voters or frozenset[str]()
         here = set(filter(self._is_member, voters))
-        missing = {node.name for node in (*self._lost, *self._going) if self._is_down(node)}
-        return here, missing & voters
+        missing = {node.name for node in (*self._lost, *self._going) if self._may_return(node)}
+        return here, (missing & voters) - here
 
     def _is_member(self, name: str) -> bool:
         record = self._engine.find(name)
         return record is not None and record.state.is_member
 
-    def _is_down(self, node: NodeId) -> bool:
+    def _may_return(self, node: NodeId) -> bool:
+        """Also of one that is up again, which its `Up`, later in the same effects, will tell."""
         record = self._engine.find(node.name)
-        return record is not None and record.node == node and record.state is MemberState.DOWN
+        return record is not None and record.node == node and record.state is not MemberState.LEFT
 
 
 def _by_name(members: Iterable[Member]) -> tuple[Member, ...]:

@@ -37,7 +37,8 @@ from steinadler.wire.session import SessionCounters
 class NodeStatistics:
     """What a node has done since it opened, and what it holds now.
 
-    Held now: `members` (itself included), `processes` (the built-in ones included),
+    Held now: `members` (itself included), `members_lost` (cut off, or silent, and not back yet),
+    `in_minority` (see `Node.in_minority`), `processes` (the built-in ones included),
     `connections` that are up, `messages_queued` for a turn on one of them, `calls_waiting` for an
     answer that tasks here made, `calls_owed` by processes here, and `streams`: the ends here, of
     which a stream within the node has two.
@@ -49,9 +50,16 @@ class NodeStatistics:
     it has).  Messages between processes of this node are not in sent and received.
     `stream_bytes_sent` and `stream_bytes_received` are of the streams' ends here, those within the
     node too: what programs sent, and what has arrived for them.
+
+    How well it runs: `health_score`, 0 when nothing speaks against it, 7 at the worst: its probes
+    are now so many times more patient, plus one.  Since it opened its loop was `blocked` so often,
+    or its process did not run, each time for at least `direct_timeout_s`: `blocked_s` seconds in
+    all, `longest_block_s` at once.
     """
 
     members: int
+    members_lost: int
+    in_minority: bool
     processes: int
     connections: int
     bytes_sent: int
@@ -69,6 +77,10 @@ class NodeStatistics:
     streams: int
     stream_bytes_sent: int
     stream_bytes_received: int
+    health_score: int
+    blocked: int
+    blocked_s: float
+    longest_block_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +163,11 @@ class Gauges:
         total = SessionCounters()
         for counters in (self._past, *(link.session.counters for link in links)):
             _add(total, counters)
+        health = self._peering.health
         return NodeStatistics(
             members=len(self._peering.members()),
+            members_lost=self._peering.members_lost,
+            in_minority=self._peering.in_minority,
             processes=len(self._processes),
             connections=sum(link.connected for link in links),
             bytes_sent=total.bytes_sent,
@@ -170,6 +185,10 @@ class Gauges:
             streams=self._streams.open_by_peer().total(),
             stream_bytes_sent=self._streams.bytes_sent(),
             stream_bytes_received=self._streams.bytes_received(),
+            health_score=health.score,
+            blocked=health.blocked,
+            blocked_s=health.blocked_s,
+            longest_block_s=health.longest_block_s,
         )
 
     def connections(self) -> tuple[ConnectionStatistics, ...]:

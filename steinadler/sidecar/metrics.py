@@ -22,6 +22,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 _NODE_LEVELS = {
     "members",
+    "members_lost",
+    "in_minority",
+    "health_score",
+    "longest_block_s",
     "processes",
     "connections",
     "messages_queued",

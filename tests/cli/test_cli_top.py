@@ -247,6 +247,26 @@ def test_tables_fit_80_columns_and_say_what_matters() -> None:
     assert "\x1b" not in text, "nothing that a peer says reaches the terminal's ear"
 
 
+def test_partitions_and_ill_health_are_told_below_the_nodes() -> None:
+    look = _look()
+    look["nodes"][0]["statistics"] |= {
+        "members_lost": 3,
+        "in_minority": True,
+        "health_score": 2,
+        "blocked": 4,
+        "blocked_s": 3.25,
+        "longest_block_s": 1.5,
+    }
+    console = Console(width=200, record=True, file=io.StringIO(), markup=False)
+    console.print(view(look, None))
+    lines = [line.strip() for line in console.export_text().splitlines()]
+    assert "worker-01: 3 members lost; this side is a minority" in lines
+    assert (
+        "worker-01: not well (health score 2 of 7); its loop was blocked for 3.2 s in all, "
+        "1.5 s at once"
+    ) in lines
+
+
 def test_rates_are_differences_over_the_time_between() -> None:
     before, now = {"bytes_sent": 100, "channels": 7}, {"bytes_sent": 600, "channels": 3}
     assert with_rates(now, before, 2.0) == {**now, "bytes_sent_per_s": 250.0}

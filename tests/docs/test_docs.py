@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import importlib
 import os
 import re
@@ -250,6 +251,9 @@ def test_every_setting_is_explained_with_its_default(settings: type) -> None:
             continue
         row = re.search(rf"^\| `{field.name}` \| ([^|]*) \|", text, re.MULTILINE)
         assert row, field.name
+        if isinstance(field.default, enum.Enum):
+            assert row[1].strip() == f"`{field.default.name}`", field.name
+            continue
         if isinstance(field.default, bool):
             assert row[1].strip() == str(field.default).lower(), field.name
             continue

@@ -59,6 +59,14 @@ class World:
         self.lives[name] += 1
         self.hear(ALIVE, name)
 
+    def forget(self) -> None:
+        """Wait until the engine has forgotten who is down."""
+        end = self.now + SETTINGS.forget_s + SETTINGS.sync_interval_s
+        while self.now <= end:
+            self.engine.tick(self.now)
+            self.now = max(self.now, self.engine.next_deadline())
+        assert self.engine.find("c") is None
+
     def falls_silent(self, *names: str) -> None:
         self.hear(SUSPECT, *names)
         self.hear(DOWN, *names)
@@ -155,6 +163,29 @@ def test_who_was_down_for_less_than_a_second_is_not_told_of() -> None:
     assert world.take() == []
 
 
+def test_those_who_return_in_one_message_are_one_merge() -> None:
+    world = World("b", "a", "c", "d", "e")
+    world.falls_silent("c", "d", "e")
+    world.wait(QUIET_S)
+    world.take()
+    world.hear(ALIVE, "c", "d", "e")
+    world.wait(0)
+    assert world.take() == [("SidesMerged", "c d e", False)]
+
+
+def test_a_loss_after_one_that_is_forgotten_begins_anew() -> None:
+    world = World("a", "b", "c", "d", "e")
+    world.falls_silent("c", "d", "e")
+    world.wait(QUIET_S)
+    world.forget()
+    world.take()
+    world.hear(ALIVE, "x")
+    world.falls_silent("x")
+    world.wait(QUIET_S)
+    assert world.take() == [("MembersLost", "x", False)]
+    assert str(world.partitions) == "2 of 3 members are here"
+
+
 def test_those_who_return_are_one_merge_which_is_told_at_once_when_it_is_the_last() -> None:
     world = World("b", "a", "c", "d", "e")
     world.falls_silent("c", "d", "e")
@@ -246,9 +277,7 @@ def test_who_is_started_anew_or_has_left_or_is_forgotten_is_missing_no_more(how:
             world.hear(LEFT, "c", "d")
             assert str(world.partitions) == "2 of 3 members are here"
         case "forgotten":
-            world.engine.tick(world.now)
-            world.now += MembershipSettings().forget_s + 1
-            world.engine.tick(world.now)
+            world.forget()
     assert not world.partitions.in_minority
     world.wait(QUIET_S)
     assert [event[0] for event in world.take()] == ["MembersLost"], "that is no merge"

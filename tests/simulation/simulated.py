@@ -55,9 +55,11 @@ async def events_of(*nodes: Node) -> AsyncIterator[dict[str, list[tuple[float, s
         events = node.events()
         task_status.started()
         async for event in events:
-            assert isinstance(event, (NodeUp, NodeDown))
-            kind = "up" if isinstance(event, NodeUp) else "down"
-            told[node.name].append((trio.current_time(), kind, event.member.node.name))
+            match event:
+                case NodeUp(member):
+                    told[node.name].append((trio.current_time(), "up", member.node.name))
+                case NodeDown(member):
+                    told[node.name].append((trio.current_time(), "down", member.node.name))
 
     async with trio.open_nursery() as nursery:
         for node in nodes:
