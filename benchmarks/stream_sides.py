@@ -36,8 +36,8 @@ from benchmarks.measuring import (
     wait_for_end,
 )
 from benchmarks.sides.ours import echo, sink
+from steinadler.identity import NODE
 from steinadler.security.home import open_home
-from steinadler.security.peer import Role
 
 OURS, BARE = "ours", "bare"
 SERVICE = "bench"
@@ -164,7 +164,7 @@ async def serve(kind: str, folder: Path) -> None:
 def contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """The server's and the client's TLS settings, as nodes of a cluster have them."""
     home = open_home(folder)
-    credentials = home.credentials(home.default_cluster(), Role.NODE, "bare")
+    credentials = home.credentials(home.default_cluster(), NODE, "bare")
     return credentials.server_context(), credentials.client_context()
 
 

@@ -17,6 +17,11 @@ from steinadler.errors import ConfigError
 # instance name (RFC 6763 section 4.1.1: 63 bytes).
 _NODE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
 MAX_PROCESS_NAME_BYTES = 255
+# What a certificate entitles its holder to be.  An observer is no member; all other roles, the
+# cluster's own among them, are members.
+NODE = "node"
+OBSERVER = "observer"
+_ROLE = re.compile(r"[a-z][a-z0-9-]{0,30}\Z")
 # In place of a node: wherever in the cluster.
 ANY_NODE = "*"
 # The types that a node hosts travel in one of its labels, with commas between; so do services.
@@ -127,6 +132,26 @@ class SinkRef:
 
 
 Destination: TypeAlias = "ProcessId | ProcessName | str"
+
+
+def check_role(role: str) -> str:
+    """Return `role`, or raise `ConfigError` when it cannot be one."""
+    if not _ROLE.match(role):
+        raise ConfigError(
+            f"{role!r} is not a role: use 1 to 31 lower-case letters, digits or dashes, with a "
+            "letter first"
+        )
+    return role
+
+
+def may_call_itself(role: str, certified: str, name: str) -> bool:
+    """Whether the holder of a certificate for `certified` in `role` may go by `name` (X3).
+
+    The two are the same, with one exception: an observer called `bob` may also go by `bob.` and
+    anything after it, so that several commands of one machine can watch at once.  It takes
+    nobody's place by that: an observer has no name that a member has.
+    """
+    return name == certified or (role == OBSERVER and name.startswith(f"{certified}."))
 
 
 def check_node_name(name: str) -> str:

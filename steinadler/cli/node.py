@@ -39,7 +39,7 @@ from steinadler.node import (
 )
 from steinadler.node.peering import NAME_CONFLICT_PATIENCE_S
 from steinadler.process.exports import ProcessFunction
-from steinadler.security import open_home
+from steinadler.security import cluster_fingerprint, open_home
 from steinadler.security.home import DEFAULT_CLUSTER
 
 # How long seeds are given to bring a member, who may know of another node of this name.
@@ -139,10 +139,10 @@ def _has_namesake(name: str, cluster: str | None) -> bool:
     home = open_home()
     try:
         place = home.cluster(cluster or DEFAULT_CLUSTER)
-        folder = home.runtime_folder(place)
+        folder = home.runtime_folder(place.id)
     except SteinadlerError:
         return False  # `open_node` makes it, or says what is wrong
-    entries = RuntimeFolder(folder, fingerprint=place.fingerprint).read()
+    entries = RuntimeFolder(folder, fingerprint=cluster_fingerprint(place.id)).read()
     return any(entry.name == name for entry in entries)
 
 

@@ -73,7 +73,7 @@ Txt: TypeAlias = Announcement | OtherVersion | Malformed
 
 
 def cluster_mark(fingerprint: str) -> str:
-    """The part of a CA's fingerprint that is announced.
+    """The part of a cluster's fingerprint that is announced.
 
     Raises `ConfigError` when `fingerprint` is not hexadecimal text of at least 32 digits.
     """

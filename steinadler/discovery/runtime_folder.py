@@ -67,7 +67,7 @@ class _File:
 class RuntimeFolder(Source):
     """The folder at `path`: to leave an address in, to read, and to run as a `Source`.
 
-    With `fingerprint` (the cluster's CA, SHA-256 in hexadecimal), entries of other clusters are
+    With `fingerprint` (of the cluster's id, SHA-256 in hexadecimal), entries of other clusters are
     passed over.  As a source it proposes the nodes in the folder at once, and all that are still
     alive again every `poll_interval_s` seconds, but never a node left through this object.
     """

@@ -36,8 +36,8 @@ class Candidate:
 class Advertisement:
     """What a node tells others of itself.
 
-    `fingerprint` is the SHA-256 of the cluster's CA certificate, as hexadecimal text: two
-    clusters on one network see by it that they have nothing to say to each other.
+    `fingerprint` is the SHA-256 of the cluster's id, as hexadecimal text: two clusters on one
+    network see by it that they have nothing to say to each other.
     """
 
     node: str

@@ -43,7 +43,6 @@ from steinadler.process.table import Processes
 from steinadler.registry import Effect, NameLost, NameSettled, Registry, Tell
 from steinadler.registry.messages import Summary, Want, decode, encode
 from steinadler.transport.link import Link
-from steinadler.transport.network import Role
 from steinadler.wire.frames import FrameType
 
 # Every member compares with another one at random about so often.
@@ -56,7 +55,7 @@ class Naming:
     def __init__(
         self,
         me: NodeId,
-        role: Role,
+        observer: bool,
         processes: Processes,
         peering: Peering,
         hub: EventHub,
@@ -65,7 +64,7 @@ class Naming:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.me = me
-        self._role = role
+        self._observer = observer
         self._processes = processes
         self._peering = peering
         self._hub = hub
@@ -151,7 +150,7 @@ class Naming:
 
     async def whereis(self, name: str) -> ProcessId | None:
         """Whose the name is; an observer, which holds nothing, asks a member."""
-        if self._role is not Role.OBSERVER:
+        if not self._observer:
             await trio.lowlevel.checkpoint()
             return self.find(name)
         members = self._peering.members()
@@ -182,7 +181,7 @@ class Naming:
             self._changed.set()
 
     def _require_ours(self, process: ProcessId) -> None:
-        if self._role is Role.OBSERVER:
+        if self._observer:
             raise ConfigError("an observer is no member: its processes have no name in the cluster")
         if process.node != self.me or self._processes.by_number(process.number) is None:
             raise NoSuchProcess(process)
@@ -200,7 +199,7 @@ class Naming:
         message = decode(data)
         if message is None:
             return
-        if link.role is Role.OBSERVER and not isinstance(message, (Summary, Want)):
+        if link.to_observer and not isinstance(message, (Summary, Want)):
             return  # it may ask, and has nothing to tell
         self._carry_out(self.registry.received(link.node, message))
 

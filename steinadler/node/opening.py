@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
@@ -17,11 +18,11 @@ from steinadler.discovery.source import Found
 from steinadler.entity.store import Store
 from steinadler.entity.stores import open_store
 from steinadler.errors import ConfigError, SteinadlerError
-from steinadler.identity import Address, NodeId, check_node_name, parse_address
+from steinadler.identity import OBSERVER, Address, NodeId, check_node_name, parse_address
 from steinadler.node.node import Node
 from steinadler.security.credentials import Credentials
-from steinadler.security.home import DEFAULT_CLUSTER, Cluster, open_home
-from steinadler.transport.network import Role
+from steinadler.security.home import DEFAULT_CLUSTER, open_home
+from steinadler.security.peer import PeerIdentity, cluster_fingerprint
 from steinadler.transport.tcp import TcpNetwork
 
 logger = logging.getLogger("steinadler.node")
@@ -43,6 +44,8 @@ async def open_node(
     cluster: str | None = None,
     home: Path | None = None,
     observer: bool = False,
+    role: str | None = None,
+    credentials: Credentials | None = None,
     store: str | Store | None = None,
     config: Config | None = None,
 ) -> AsyncIterator[Node]:
@@ -56,8 +59,13 @@ async def open_node(
     `cluster`: one of those in `home`; by default "default", which the first node makes.
     `home`: where credentials are; by default `$STEINADLER_HOME`, else the user's configuration
     folder.  `observer` True: do not listen and do not count as a member; call and leave.
+    `role`: as which its certificate is to name it, where the cluster's key is at hand; by default
+    "node".  Elsewhere the certificate says it, and must say this one if it is given.
+    `credentials`: a certificate from elsewhere (`FileCredentials`), in place of the home's; what
+    it names must be `name`, and `cluster` is not given.
     `store`: where the entities hosted here are kept, as a URL ("sqlite:///path",
-    "postgresql://..."); by default the file `entities.sqlite3` in the cluster's folder of `home`.
+    "postgresql://..."); by default the file `entities.sqlite3` in the cluster's folder of `home`,
+    or with `credentials` in the folder `data/<cluster id>` there.
     It is opened when the first type is hosted.  Or a `Store` that is open, and stays the caller's.
 
     The node is usable at once; `wait_for_member` waits for others.  Leaving the block, by
@@ -80,36 +88,36 @@ async def open_node(
     config = config or Config()
     rng = random.SystemRandom()  # nobody is to foresee the tokens of channels on offer
     addresses = [seed if isinstance(seed, Address) else parse_address(seed) for seed in seeds]
-    role = Role.OBSERVER if observer else Role.NODE
+    if (observer and role not in (None, OBSERVER)) or (role == OBSERVER and not observer):
+        raise ConfigError(f"observer={observer} and role={role!r} contradict each other")
     # A URL that names no store fails here, and not when the first type is hosted.
     kept = open_store(store) if isinstance(store, str) else store
-    place, credentials, folder, default_store = await trio.to_thread.run_sync(
-        _prepare, home, cluster, role, name
+    prepared = await trio.to_thread.run_sync(
+        _prepare, home, cluster, OBSERVER if observer else role, name, credentials
     )
+    mark = cluster_fingerprint(prepared.credentials.identity.cluster_id)
     node = Node(
-        TcpNetwork(credentials, config.dial, config.wire),
+        TcpNetwork(prepared.credentials, config.dial, config.wire),
         NodeId(name, time.time_ns() // 1000),
         labels=labels or {},
         config=config,
         rng=rng,
-        store=open_store(default_store) if kept is None else kept,
+        store=open_store(prepared.default_store) if kept is None else kept,
         store_is_ours=not isinstance(store, Store),
     )
-    runtime = RuntimeFolder(folder, fingerprint=place.fingerprint)
+    runtime = RuntimeFolder(prepared.runtime_folder, fingerprint=mark)
 
     def make_sources(node: Node) -> list[Source]:
         made: list[Source] = [Seeds(addresses, rng=rng), runtime, *sources]
         if mdns:
-            multicast = Mdns(
-                _advertise(node, place, observer), place.fingerprint, listening_on_all=host is None
-            )
+            multicast = Mdns(_advertise(node, mark, observer), mark, listening_on_all=host is None)
             made.append(_WhileAlone(multicast, node) if observer else multicast)
         return made
 
     raised: BaseException | None = None
     try:
         async with node.run(host, port, make_sources):
-            advertisement = _advertise(node, place, observer)
+            advertisement = _advertise(node, mark, observer)
             with (
                 runtime.leave_address(advertisement, listening_on_all=host is None)
                 if advertisement is not None
@@ -127,25 +135,61 @@ async def open_node(
         raise lone from lone.__cause__
 
 
+class _Prepared(NamedTuple):
+    credentials: Credentials
+    runtime_folder: Path
+    default_store: str
+
+
 def _prepare(
-    home: Path | None, cluster: str | None, role: Role, name: str
-) -> tuple[Cluster, Credentials, Path, str]:
+    home: Path | None,
+    cluster: str | None,
+    role: str | None,
+    name: str,
+    given: Credentials | None,
+) -> _Prepared:
     """What needs the disk, and time: credentials."""
     opened = open_home(home)
-    if cluster is None and role is Role.NODE:
-        place = opened.default_cluster()
-    else:  # nobody could be found in a cluster that an observer makes
-        place = opened.cluster(cluster or DEFAULT_CLUSTER)
-    file = opened.cluster_folder(place).absolute() / "entities.sqlite3"
-    default_store = "sqlite:" + file.as_uri().removeprefix("file:")
-    credentials = opened.credentials(place, role, name)
-    return place, credentials, opened.runtime_folder(place), default_store
+    if given is not None:
+        if cluster is not None:
+            raise ConfigError(
+                f"the credentials say which cluster it is; cluster={cluster!r} is one of a home"
+            )
+        _check(given.identity, role, name)
+        credentials, folder = given, opened.data_folder(given.identity.cluster_id)
+    else:
+        if cluster is None and role != OBSERVER:
+            place = opened.default_cluster()
+        else:  # nobody could be found in a cluster that an observer makes
+            place = opened.cluster(cluster or DEFAULT_CLUSTER)
+        credentials = opened.credentials(place, role, name)
+        folder = opened.cluster_folder(place).path
+    file = folder.absolute() / "entities.sqlite3"
+    return _Prepared(
+        credentials,
+        opened.runtime_folder(credentials.identity.cluster_id),
+        "sqlite:" + file.as_uri().removeprefix("file:"),
+    )
 
 
-def _advertise(node: Node, place: Cluster, observer: bool) -> Advertisement | None:
+def _check(identity: PeerIdentity, role: str | None, name: str) -> None:
+    """Whether a certificate that was given fits what is to be opened."""
+    if not identity.vouches_for(name):
+        raise ConfigError(
+            f"the certificate is for {identity}, and this is called {name!r}: open it under that "
+            "name, or have a certificate issued for this one"
+        )
+    fits = not identity.is_observer if role is None else identity.role == role
+    if not fits:
+        raise ConfigError(
+            f"the certificate is for {identity}, and this would be {role or 'a member'}"
+        )
+
+
+def _advertise(node: Node, mark: str, observer: bool) -> Advertisement | None:
     if observer:
         return None
-    return Advertisement(node.name, node.id.incarnation, node.addresses, place.fingerprint)
+    return Advertisement(node.name, node.id.incarnation, node.addresses, mark)
 
 
 class _WhileAlone(Source):

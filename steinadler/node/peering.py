@@ -29,7 +29,7 @@ from steinadler.errors import (
     RemoteProtocolError,
     SteinadlerError,
 )
-from steinadler.identity import Address, NodeId
+from steinadler.identity import OBSERVER, Address, NodeId
 from steinadler.membership import (
     Admission,
     Blocked,
@@ -63,7 +63,7 @@ from steinadler.membership import (
 from steinadler.membership.messages import Gossip
 from steinadler.transport.connections import Connections
 from steinadler.transport.link import Link, LinkState
-from steinadler.transport.network import Network, Role
+from steinadler.transport.network import Network
 from steinadler.wire.handshake import Hello, Reject, RejectReason, decode_labels
 from steinadler.wire.session import Arrived, Event, GoodbyeReceived, Gossiped, Granted, RegistryTold
 
@@ -104,7 +104,7 @@ class Peering:
         self._config = config
         self._rng = rng
         self._listener = listener
-        self._observer = network.identity.role is Role.OBSERVER
+        self._observer = network.identity.is_observer
         self.connections = Connections(network, node, config, rng, self)
         me = Member(node, labels=labels)
         self._engine = Swim(me, config.membership, rng, observer=self._observer)
@@ -371,7 +371,7 @@ class Peering:
             decode(encode(Gossip((_member(hello),))))
         except ConfigError as error:
             raise RemoteProtocolError(f"a Hello that describes no member: {error}") from error
-        if hello.role == Role.OBSERVER.value:
+        if hello.role == OBSERVER:
             if self.member(hello.node.name) is None:
                 return None
             # It could answer for the node of that name, or take its connection away.
@@ -420,7 +420,7 @@ class Peering:
 
     def link_connected(self, link: Link, hello: Hello) -> None:
         self._turned_away_since = None
-        if link.role is Role.OBSERVER:
+        if link.to_observer:
             self._handle(ObserverConnected(link.node))
         else:
             self._handle(Connected(_member(hello)))
@@ -429,7 +429,7 @@ class Peering:
         self._handle(Disconnected(link.node, goodbye=False))
 
     def link_ended(self, link: Link, reason: str) -> None:
-        if link.role is Role.OBSERVER:
+        if link.to_observer:
             self._handle(ObserverDisconnected(link.node))
         self._listener.peer_lost(link, reason)
 
@@ -460,7 +460,7 @@ class Peering:
                     pass  # the link wakes its senders by itself
 
     def _say_farewell(self, link: Link, reason: str) -> None:
-        if link.role is Role.NODE:
+        if not link.to_observer:
             self._handle(Disconnected(link.node, goodbye=True))
         self.connections.end(link.node, reason)
 

@@ -39,7 +39,7 @@ from steinadler.process.exports import ProcessFunction
 from steinadler.process.table import Processes, WhenDone
 from steinadler.stream.streams import Streams
 from steinadler.transport.link import Link
-from steinadler.transport.network import Network, Role
+from steinadler.transport.network import Network
 from steinadler.wire.channels import ToName
 from steinadler.wire.codec import Codec, MessageTypes
 from steinadler.wire.session import Arrived
@@ -97,7 +97,7 @@ class Runtime:
         self.watching = Watching(id_, self.processes, self.router)
         self.naming = Naming(
             id_,
-            network.identity.role,
+            network.identity.is_observer,
             self.processes,
             self.peering,
             self.hub,
@@ -117,7 +117,7 @@ class Runtime:
             codec,
             config.entities,
             rng,
-            store if network.identity.role is Role.NODE else None,
+            None if network.identity.is_observer else store,
             ours=store_is_ours,
             clock=wall_clock,
         )

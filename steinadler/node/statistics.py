@@ -28,7 +28,6 @@ from steinadler.process.statistics import ProcessStatistics
 from steinadler.process.table import Processes
 from steinadler.stream.table import StreamTable
 from steinadler.transport.link import Link
-from steinadler.transport.network import Role
 from steinadler.transport.peer import Peer
 from steinadler.wire.session import SessionCounters
 
@@ -208,7 +207,7 @@ class Gauges:
         round_trip = self._peering.round_trip(link.node)
         return ConnectionStatistics(
             node=link.node,
-            observer=link.role is Role.OBSERVER,
+            observer=link.to_observer,
             connected=link.connected,
             connected_s=now - peer.connected_at if link.connected else None,
             remote=peer.remote if link.connected else None,

@@ -4,10 +4,13 @@ A cluster *is* its certificate authority.  Whoever holds a certificate signed by
 named and given a role by that certificate (`peer`); nobody else gets past the TLS handshake
 (promise X2).  The pieces, from the disk upwards:
 
-- `home` keeps clusters on disk and makes the default one on first use;
+- `home` keeps clusters on disk and makes the default one on first use; `cluster_folder` is what it
+  keeps of one;
 - `authority` signs certificates with a cluster's key;
-- `credentials` holds one node's key and certificate and hands out TLS contexts;
-- `peer` reads the holder's identity out of a certificate.
+- `credentials` are what a node shows and whom it trusts: certified by the authority at hand, or
+  `from_files` that another PKI, or a join, has put there;
+- `contexts` makes TLS contexts of them;
+- `pattern` and `peer` read the holder's identity out of a certificate.
 
 There is no plaintext mode, and no argument, setting or environment variable turns verification
 off (promise X1).  A shared secret (Erlang's cookie) was refused: it names nobody, cannot be
@@ -15,17 +18,25 @@ taken from one node alone, and travels.
 """
 
 from steinadler.security.authority import Authority
-from steinadler.security.credentials import Credentials
-from steinadler.security.home import Cluster, Home, open_home
-from steinadler.security.peer import PeerIdentity, Role, identify
+from steinadler.security.cluster_folder import Cluster, ClusterFolder
+from steinadler.security.credentials import Credentials, IssuedCredentials
+from steinadler.security.from_files import FileCredentials
+from steinadler.security.home import Home, HomeCredentials, JoinedCredentials, open_home
+from steinadler.security.pattern import SpiffePattern
+from steinadler.security.peer import PeerIdentity, cluster_fingerprint
 
 __all__ = [
     "Authority",
     "Cluster",
+    "ClusterFolder",
     "Credentials",
+    "FileCredentials",
     "Home",
+    "HomeCredentials",
+    "IssuedCredentials",
+    "JoinedCredentials",
     "PeerIdentity",
-    "Role",
-    "identify",
+    "SpiffePattern",
+    "cluster_fingerprint",
     "open_home",
 ]

@@ -140,6 +140,21 @@ def fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
+def constrained_to(authority: x509.Certificate) -> str | None:
+    """The id of the cluster that an authority's certificate confines it to, if it does."""
+    try:
+        permitted = authority.extensions.get_extension_for_class(
+            x509.NameConstraints
+        ).value.permitted_subtrees
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    match permitted:
+        case [x509.UniformResourceIdentifier(value=cluster_id)]:
+            return cluster_id
+        case _:
+            return None
+
+
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not signs_certificates,

@@ -1,42 +1,43 @@
-"""One process's key and certificate, and the TLS contexts made of them.
+"""What a node or an observer shows to its peers, and how it judges what they show.
 
-The key is made when the `Credentials` are made and is held in memory only: every life of a node
-has its own, nothing needs to be guarded on disk, and a restart is a rotation.  Python's `ssl`
-loads keys from files alone, so a context's key passes through one, in a private folder, for the
-blink of the loading; it is encrypted under a password that never leaves memory, so that a
-process killed in that blink leaves nothing of use behind.
+    Credentials             the interface, and when contexts are made anew
+      IssuedCredentials     certified by the cluster's authority, whose key is at hand
+        HomeCredentials     and that authority is one of this user's home (`home`)
+      FileCredentials       from files that somebody else renews (`from_files`)
+        JoinedCredentials   and they are in this user's home, by a token (`home`)
 
-A context is for one certificate.  It is made anew at the first request after two thirds of the
-certificate's validity, so renewal needs no task and no timer: established connections are not
-touched, and the next handshake shows the new certificate.  A renewal that fails while the old
-certificate is still good is logged and tried again at the next request.
+A pair of contexts is for one certificate and one set of trusted authorities.  It is made anew at
+the first request after the certificate's time to be renewed, or after the material behind it
+changed.  So renewal needs no task and no timer: established connections are not touched, and the
+next handshake shows the new certificate.  A renewal that fails while the old certificate is still
+good is one warning, and is tried again after ten seconds; a task that renews was refused, because
+it would have to be told when the clock is set, and its failure would be nobody's.
 
-Contexts speak TLS 1.3 alone, demand a certificate of the peer on both sides, and trust this
-cluster's authority alone (promises X1, X2).  Host names are not checked, because the identity
-in the certificate is (`steinadler.security.peer`); session tickets are off, because a resumed
-session would skip the certificates.
+The key of `IssuedCredentials` is made when they are, and is held in memory only: every life of a
+node has its own, nothing needs to be guarded on disk, and a restart is a rotation.
 """
 
 from __future__ import annotations
 
+import abc
 import logging
-import secrets
 import ssl
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from steinadler.errors import SecurityError
 from steinadler.security.authority import Authority
+from steinadler.security.contexts import ALPN as ALPN
+from steinadler.security.contexts import Shown, make_shown
+from steinadler.security.pattern import SpiffePattern
 from steinadler.security.peer import PeerIdentity
 
-ALPN = "steinadler/1"
+# How long a failed renewal waits for the next attempt, unless the material changes.
+RETRY_AFTER = timedelta(seconds=10)
 
 _log = logging.getLogger("steinadler.security")
 
@@ -46,111 +47,143 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class _Issue:
-    """One certificate and the contexts that show it."""
+class Credentials(abc.ABC):
+    """A certificate, its key, and whom it trusts.
 
-    certificate: x509.Certificate
-    renew_at: datetime
-    server: ssl.SSLContext
-    client: ssl.SSLContext
+    `identity` is what the certificate says; it stays as long as the credentials live.  `pattern`
+    is how the certificates of this cluster name their holders.
 
-
-class Credentials:
-    """What a node or an observer shows to its peers.
-
-    Made by `Home.credentials`.  `identity` is what the certificate says.
+    A subclass says when its material changed (`_stamp`) and makes contexts of it (`_make`), and
+    ends its `__init__` with `_begin`.
     """
+
+    identity: PeerIdentity
+    pattern: SpiffePattern
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The certificate that the next handshake shows; raises as `server_context` does."""
+        return self._current().certificate
+
+    def server_context(self) -> ssl.SSLContext:
+        """The context for the side that was dialled.
+
+        Raises `SecurityError` only when the certificate has expired and there is no newer one.
+        May block for some 10 ms, when there is a newer one, on reading files and loading them.
+        """
+        return self._current().server
+
+    def client_context(self) -> ssl.SSLContext:
+        """The context for the side that dials; as `server_context`."""
+        return self._current().client
+
+    def judge(self, der: bytes) -> PeerIdentity:
+        """Whom a peer's certificate names, its chain having been verified by a context of ours.
+
+        Raises `SecurityError`, with a text for the log, when it is nobody that may connect.
+        """
+        return self.pattern.identify(der)
+
+    @abc.abstractmethod
+    def replace_trust(self, authorities: Iterable[x509.Certificate]) -> None:
+        """Trust these authorities, and no others, from the next handshake on.
+
+        Where they are kept on disk they are written there, which blocks for some milliseconds.
+        Raises `SecurityError` when that fails, when there are none, and when it is not this
+        cluster's authority that says whom to trust.
+        """
+
+    # -- of subclasses ------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _stamp(self) -> object:
+        """Equal to the former one as long as nothing changed.  Cheap: asked for at handshakes."""
+
+    @abc.abstractmethod
+    def _make(self, now: datetime) -> Shown:
+        """Contexts of what there is now; raises `SecurityError` when they cannot be made."""
+
+    def _begin(self, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._complaint = ""
+        # Taken before the making: what changes meanwhile is seen at the next request.
+        self._seen = self._stamp()
+        self._shown = self._make(clock())
+        self._next_attempt = self._shown.renew_at
+
+    def _current(self) -> Shown:
+        now, stamp = self._clock(), self._stamp()
+        if now >= self._next_attempt or stamp != self._seen:
+            self._seen = stamp
+            try:
+                self._shown = self._make(now)
+            except SecurityError as error:
+                self._next_attempt = now + RETRY_AFTER
+                self._complain(str(error))
+            else:
+                self._next_attempt, self._complaint = self._shown.renew_at, ""
+        if now >= self._shown.certificate.not_valid_after_utc:
+            raise SecurityError(
+                f"the certificate of {self.identity} has expired, at "
+                f"{self._shown.certificate.not_valid_after_utc}, and there is no newer one: "
+                f"{self._complaint}"
+            )
+        return self._shown
+
+    def _complain(self, what: str) -> None:
+        if what != self._complaint:
+            self._complaint = what
+            _log.warning(
+                "the certificate of %s could not be renewed, and the old one is used on: %s",
+                self.identity,
+                what,
+            )
+
+
+class Signing(NamedTuple):
+    """An authority whose key is at hand, and all that are trusted, itself among them."""
+
+    authority: Authority
+    trust: tuple[x509.Certificate, ...]
+
+
+class IssuedCredentials(Credentials):
+    """Credentials whose certificate this process signs itself, with the authority's key."""
 
     def __init__(
         self,
         authority: Authority,
         identity: PeerIdentity,
         *,
+        trust: Iterable[x509.Certificate] = (),
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """Make a key and have it certified.
 
-        Raises `SecurityError` when the authority is not valid now or the certificate cannot be
-        loaded.
+        `trust`: whom to trust, the authority by default.  Raises `SecurityError` when the
+        authority is not valid now or the certificate cannot be loaded.
         """
         self.identity = identity
-        self._authority = authority
-        self._clock = clock
+        self.pattern = SpiffePattern.of_cluster(identity.cluster_id)
+        self._signing = Signing(authority, tuple(trust) or (authority.certificate,))
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._issue = self._renewed(clock())
+        self._begin(clock)
 
-    @property
-    def certificate(self) -> x509.Certificate:
-        """The certificate that the next handshake shows."""
-        return self._current().certificate
+    def replace_trust(self, authorities: Iterable[x509.Certificate]) -> None:
+        trust = tuple(authorities)
+        if not trust:
+            raise SecurityError("a cluster without an authority trusts nobody")
+        self._signing = self._signing._replace(trust=trust)
 
-    def server_context(self) -> ssl.SSLContext:
-        """The context for the side that was dialled.
+    def _stamp(self) -> object:
+        return self._signing
 
-        Raises `SecurityError` only when the certificate has expired and renewing it failed.
-        """
-        return self._current().server
+    def _read_signing(self) -> Signing:
+        """Who signs now; raises `SecurityError` when nobody can."""
+        return self._signing
 
-    def client_context(self) -> ssl.SSLContext:
-        """The context for the side that dials; raises as `server_context` does."""
-        return self._current().client
-
-    def _current(self) -> _Issue:
-        now = self._clock()
-        if now < self._issue.renew_at:
-            return self._issue
-        try:
-            self._issue = self._renewed(now)
-        except SecurityError as error:
-            if now >= self._issue.certificate.not_valid_after_utc:
-                raise
-            _log.warning("the certificate of %s could not be renewed: %s", self.identity, error)
-        return self._issue
-
-    def _renewed(self, now: datetime) -> _Issue:
-        certificate = self._authority.issue(self.identity, self._key.public_key(), now)
-        server = _context(ssl.PROTOCOL_TLS_SERVER, self._authority.certificate)
-        client = _context(ssl.PROTOCOL_TLS_CLIENT, self._authority.certificate)
-        server.num_tickets = 0
-        try:
-            _load(certificate, self._key, server, client)
-        except OSError as error:  # ssl.SSLError is one
-            raise SecurityError(f"the new certificate cannot be loaded: {error}") from error
-        return _Issue(
-            certificate=certificate,
-            renew_at=now + (certificate.not_valid_after_utc - now) * 2 / 3,
-            server=server,
-            client=client,
-        )
-
-
-def _context(protocol: ssl._SSLMethod, authority: x509.Certificate) -> ssl.SSLContext:
-    # Made bare, not by ssl.create_default_context: that one trusts the system's authorities and
-    # writes session secrets to SSLKEYLOGFILE.
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.maximum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
-    context.load_verify_locations(cadata=authority.public_bytes(serialization.Encoding.DER))
-    context.set_alpn_protocols([ALPN])
-    return context
-
-
-def _load(
-    certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, *contexts: ssl.SSLContext
-) -> None:
-    password = secrets.token_hex(32)
-    pem = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.BestAvailableEncryption(password.encode()),
-    )
-    with tempfile.TemporaryDirectory(prefix="steinadler-") as folder:
-        path = Path(folder, "certificate-and-key.pem")
-        path.touch(mode=0o600)
-        path.write_bytes(pem)
-        for context in contexts:
-            context.load_cert_chain(path, password=password)
+    def _make(self, now: datetime) -> Shown:
+        authority, trust = self._read_signing()
+        certificate = authority.issue(self.identity, self._key.public_key(), now)
+        renew_at = now + (certificate.not_valid_after_utc - now) * 2 / 3
+        return make_shown([certificate], self._key, trust, renew_at)

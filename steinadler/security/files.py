@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,20 +68,21 @@ def exclusive_lock(path: Path, patience_s: float = LOCK_PATIENCE_S) -> Iterator[
         os.close(descriptor)
 
 
-def read_secret(path: Path) -> bytes:
-    """Read a file that only its owner may read.
+def read_secret(path: Path, *, group_may_read: bool = False) -> bytes:
+    """Read a file that only its owner may read, and with `group_may_read` its group too.
 
     Raises `SecurityError`, naming the path and the command that mends it, when the file cannot
-    be read or when its group or others may touch it (on POSIX; Windows guards by folder).
+    be read or when anybody else may touch it (on POSIX; Windows guards by folder).
     """
+    forbidden, right = (0o037, "640") if group_may_read else (0o077, "600")
     try:
         # Looked at and read through one descriptor, so that it cannot be swapped in between.
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if os.name == "posix" and mode & 0o077:
+            if os.name == "posix" and mode & forbidden:
                 raise SecurityError(
                     f"{path} holds a private key and its mode is {mode:04o}, so that others "
-                    f"may have it; chmod 600 '{path}' mends that"
+                    f"may have it; chmod {right} '{path}' mends that"
                 )
             return file.read()
     except PermissionError as error:
@@ -98,6 +100,35 @@ def write_new(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put `data` in the place of the file `path`, mode 0600: whoever reads gets all of the one or
+    all of the other, and after a crash finds either.  Raises `OSError`."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    sync_folder(path.parent)
+
+
+def stamp_of(paths: Iterable[Path]) -> tuple[tuple[int, ...] | None, ...]:
+    """What differs when one of the files was written or replaced.  Never raises."""
+    return tuple(map(_stamp, paths))
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_ino, found.st_dev, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def sync_folder(path: Path) -> None:

@@ -1,9 +1,8 @@
 """Where a user's clusters live on disk, and how the first one comes to be.
 
-    <home>/clusters/<name>/cluster.json     name, id, fingerprint, time of creation
-                           ca.pem           the authority's certificate
-                           ca.key           its private key, mode 0600
+    <home>/clusters/<name>/                 a cluster: see `steinadler.security.cluster_folder`
     <home>/clusters.lock                    held while a cluster is made
+    <home>/data/<cluster-id>/               state of nodes whose credentials are not in the home
     <home>/run/<cluster-id>/                what running nodes leave for others on this machine
 
 Folders are made with mode 0700.  A cluster is made whole in a folder with a temporary name, put
@@ -12,56 +11,43 @@ Makers take turns under a lock, so that many first starts at once still make one
 all find the same.  Remains of a maker that was killed begin with a dot, are never taken for a
 cluster, and are swept by the next maker.
 
-Readers take no lock.  What they read is checked before it is used: a certificate must have the
-fingerprint that `cluster.json` says, and a key must belong to its certificate.
+In the home of an issuer, which has the cluster's key, a node may have any name and any role.  A
+joined home has those that it was given by tokens, and for watching one name that stands for any
+number of observers.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import platformdirs
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from steinadler.errors import ConfigError, SecurityError
-from steinadler.identity import check_node_name
-from steinadler.security.authority import Authority, fingerprint
-from steinadler.security.credentials import Credentials, utc_now
-from steinadler.security.files import exclusive_lock, read_secret, sync_folder, write_new
-from steinadler.security.peer import PeerIdentity, Role
+from steinadler.identity import NODE, OBSERVER, check_node_name, check_role, may_call_itself
+from steinadler.security.authority import Authority
+from steinadler.security.cluster_folder import Cluster as Cluster
+from steinadler.security.cluster_folder import ClusterFolder
+from steinadler.security.credentials import Credentials, IssuedCredentials, Signing, utc_now
+from steinadler.security.files import exclusive_lock, stamp_of, sync_folder
+from steinadler.security.from_files import FileCredentials
+from steinadler.security.pattern import SpiffePattern
+from steinadler.security.peer import PeerIdentity
 
 DEFAULT_CLUSTER = "default"
 HOME_VARIABLE = "STEINADLER_HOME"
 
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
-_CLUSTER_ID = re.compile(r"[0-9a-f]{32}\Z")
 _UNFINISHED = ".unfinished-"
-_FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """A cluster as it stands on disk: everything about it but its key."""
-
-    name: str
-    # 32 hexadecimal digits: the trust domain of every certificate.
-    id: str
-    # SHA-256 of the authority's certificate, in hexadecimal.
-    fingerprint: str
-    created: datetime
 
 
 def open_home(path: Path | None = None) -> Home:
@@ -93,23 +79,32 @@ class Home:
         Any number of processes may make that first call at once: one makes the cluster, all
         return the same.  Raises `ConfigError` when another process has been making it for 10 s.
         """
-        if not self._folder(DEFAULT_CLUSTER).exists():
+        if not self._folder(DEFAULT_CLUSTER).path.exists():
             with suppress(FileExistsError):
-                self._make(DEFAULT_CLUSTER)
+                self._make(DEFAULT_CLUSTER, self._fill_as_issuer)
         return self._read(DEFAULT_CLUSTER)
 
     def create_cluster(self, name: str) -> Cluster:
         """Make the cluster `name`; raise `ConfigError` when it exists or cannot be called so."""
-        if not _CLUSTER_NAME.match(name):
-            raise ConfigError(
-                f"{name!r} cannot name a cluster: use 1 to 63 letters, digits, dots, dashes or "
-                "underscores, with a letter or digit at both ends"
-            )
-        try:
-            self._make(name)
-        except FileExistsError:
-            raise ConfigError(f"there is a cluster {name!r} already, in {self._clusters}") from None
-        return self._read(name)
+        return self._make_new(name, self._fill_as_issuer)
+
+    def create_joined(
+        self,
+        name: str,
+        cluster_id: str,
+        authorities: Iterable[x509.Certificate],
+        fill: Callable[[ClusterFolder], None],
+    ) -> Cluster:
+        """Make the cluster `name` as one that was joined; raises as `create_cluster`.
+
+        `fill` stores the credentials in the folder before anybody sees it.
+        """
+
+        def fill_all(folder: ClusterFolder) -> None:
+            folder.write_joined(cluster_id, authorities, self._clock())
+            fill(folder)
+
+        return self._make_new(name, fill_all)
 
     def cluster(self, name: str) -> Cluster:
         """The cluster `name`; raises `ConfigError`, telling those there are, when it is not one."""
@@ -126,27 +121,69 @@ class Home:
         """All clusters, by name."""
         return tuple(self._read(name) for name in self._names())
 
-    def credentials(self, cluster: Cluster, role: Role, name: str) -> Credentials:
-        """A new key, certified as `role` and `name` of `cluster`.
+    def credentials(self, cluster: Cluster, role: str | None, name: str) -> Credentials:
+        """What to show as `role` and `name` of `cluster`.
 
-        Raises `ConfigError` for a name that no node can have, and `SecurityError` when the
-        cluster's key is missing, damaged, unreadable, or readable by others than its owner.
+        In an issuer's home a new key is certified, and the role None is "node"; in a joined one
+        the credentials of that name are taken, and None is any role but "observer".
+
+        Raises `ConfigError` for a name or role that nobody can have or that this home was not
+        given, and `SecurityError` when the cluster's key is missing, damaged, unreadable, or
+        readable by others than its owner.
         """
-        identity = PeerIdentity(cluster.id, role, check_node_name(name))
-        return Credentials(self._authority(cluster), identity, clock=self._clock)
+        check_node_name(name)
+        folder = self.cluster_folder(cluster)
+        if cluster.joined:
+            return JoinedCredentials(
+                folder, cluster.id, self._find_joined(cluster, role, name), clock=self._clock
+            )
+        identity = PeerIdentity(cluster.id, check_role(role or NODE), name)
+        return HomeCredentials(folder, identity, clock=self._clock)
 
-    def cluster_folder(self, cluster: Cluster) -> Path:
+    def observer_name(self, cluster: Cluster) -> str:
+        """A name for one more observer, that this home has credentials for if any can."""
+        made_up = secrets.token_hex(6)
+        if not cluster.joined:
+            return f"observer-{made_up}"
+        folder = self.cluster_folder(cluster)
+        for role, name in folder.joined_as():
+            if role == OBSERVER:
+                return f"{name}.{made_up}"
+        raise ConfigError(f"{_joined_as(folder)}: none of that is an observer")
+
+    def _find_joined(self, cluster: Cluster, role: str | None, name: str) -> Path:
+        folder = self.cluster_folder(cluster)
+        for has_role, has_name in folder.joined_as():
+            fits = has_role != OBSERVER if role is None else has_role == role
+            if fits and may_call_itself(has_role, has_name, name):
+                return folder.credentials_path(has_role, has_name)
+        what = f"{'a node' if role in (None, NODE) else role} called {name!r}"
+        raise ConfigError(
+            f"{_joined_as(folder)}: it cannot run {what}; ask for a token where the cluster's key "
+            f"is: steinadler cluster token --name {name}"
+        )
+
+    def cluster_folder(self, cluster: Cluster) -> ClusterFolder:
         """The folder that holds what is kept of `cluster`, its key included."""
         return self._folder(cluster.name)
 
-    def runtime_folder(self, cluster: Cluster) -> Path:
-        """The folder, made if need be, where running nodes of `cluster` leave their addresses."""
-        folder = self.path / "run" / cluster.id
+    def data_folder(self, cluster_id: str) -> Path:
+        """The folder, made if need be, for the state of nodes with credentials from elsewhere."""
+        folder = self.path / "data" / cluster_id
         self._make_folder(folder)
         return folder
 
-    def _folder(self, name: str) -> Path:
-        return self._clusters / name
+    def runtime_folder(self, cluster_id: str) -> Path:
+        """The folder, made if need be, where running nodes of a cluster leave their addresses."""
+        folder = self.path / "run" / cluster_id
+        self._make_folder(folder)
+        return folder
+
+    def _folder(self, name: str) -> ClusterFolder:
+        return ClusterFolder(self._clusters / name)
+
+    def _read(self, name: str) -> Cluster:
+        return self._folder(name).read()
 
     def _names(self) -> list[str]:
         try:
@@ -174,105 +211,90 @@ class Home:
                 f"set {HOME_VARIABLE} to a folder that can be written"
             ) from error
 
-    def _make(self, name: str) -> None:
+    def _make_new(self, name: str, fill: Callable[[ClusterFolder], None]) -> Cluster:
+        if not _CLUSTER_NAME.match(name):
+            raise ConfigError(
+                f"{name!r} cannot name a cluster: use 1 to 63 letters, digits, dots, dashes or "
+                "underscores, with a letter or digit at both ends"
+            )
+        try:
+            self._make(name, fill)
+        except FileExistsError:
+            raise ConfigError(f"there is a cluster {name!r} already, in {self._clusters}") from None
+        return self._read(name)
+
+    def _make(self, name: str, fill: Callable[[ClusterFolder], None]) -> None:
         """Make a cluster, or raise `FileExistsError` when there is one."""
         self._make_folder(self._clusters)
+        place = self._folder(name).path
         try:
             with exclusive_lock(self.path / "clusters.lock"):
                 for remains in self._clusters.glob(f"{_UNFINISHED}*"):
                     shutil.rmtree(remains, ignore_errors=True)
-                if self._folder(name).exists():
+                if place.exists():
                     raise FileExistsError(name)
                 unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._clusters))
-                self._write(unfinished, name)
+                fill(ClusterFolder(unfinished, name))
                 sync_folder(unfinished)
-                unfinished.rename(self._folder(name))
+                unfinished.rename(place)
                 sync_folder(self._clusters)
         except FileExistsError:
             raise
         except OSError as error:
-            raise ConfigError(f"{self._folder(name)} cannot be made: {error.strerror}") from error
+            raise ConfigError(f"{place} cannot be made: {error.strerror}") from error
 
-    def _write(self, folder: Path, name: str) -> None:
+    def _fill_as_issuer(self, folder: ClusterFolder) -> None:
         now = self._clock()
         cluster_id = uuid.uuid4().hex
-        authority = Authority.create(cluster_id, now)
-        write_new(
-            folder / "ca.key",
-            authority.key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            ),
-        )
-        write_new(folder / "ca.pem", authority.certificate.public_bytes(serialization.Encoding.PEM))
-        description = {
-            "format": _FORMAT,
-            "name": name,
-            "id": cluster_id,
-            "fingerprint": authority.fingerprint,
-            "created": now.isoformat(),
-        }
-        write_new(folder / "cluster.json", json.dumps(description, indent=2).encode() + b"\n")
-
-    def _read(self, name: str) -> Cluster:
-        path = self._folder(name) / "cluster.json"
-        try:
-            match json.loads(_read(path)):
-                case {
-                    "format": 1,
-                    "name": str(told),
-                    "id": str(cluster_id),
-                    "fingerprint": str(digest),
-                    "created": str(created),
-                } if told == name and _CLUSTER_ID.match(cluster_id):
-                    cluster = Cluster(name, cluster_id, digest, datetime.fromisoformat(created))
-                case {"format": int(number)} if number > _FORMAT:
-                    raise SecurityError(
-                        f"{path} is of format {number}, and this version knows {_FORMAT}; upgrade"
-                    )
-                case _:
-                    raise _damaged(path, "it does not describe this cluster")
-        except (ValueError, RecursionError) as error:
-            raise _damaged(path, str(error)) from error
-        self._certificate(cluster)
-        return cluster
-
-    def _certificate(self, cluster: Cluster) -> x509.Certificate:
-        path = self._folder(cluster.name) / "ca.pem"
-        try:
-            certificate = x509.load_pem_x509_certificate(_read(path))
-        except ValueError as error:
-            raise _damaged(path, "it is not a PEM certificate") from error
-        if fingerprint(certificate) != cluster.fingerprint:
-            raise _damaged(path, "its fingerprint is not the one in cluster.json")
-        return certificate
-
-    def _authority(self, cluster: Cluster) -> Authority:
-        path = self._folder(cluster.name) / "ca.key"
-        pem = read_secret(path)
-        try:
-            key = serialization.load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise _damaged(path, "it is not a PEM private key") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise _damaged(path, "it is not an elliptic-curve key")
-        try:
-            return Authority(self._certificate(cluster), key)
-        except ValueError as error:
-            raise _damaged(path, str(error)) from error
+        folder.write_issuer(cluster_id, Authority.create(cluster_id, now), now)
 
 
-def _read(path: Path) -> bytes:
+class HomeCredentials(IssuedCredentials):
+    """Credentials that the authority of a home certifies, as it is at each renewal.
+
+    All nodes of a home follow what becomes of its files: whom they trust, and who signs.  Where
+    the key is taken away, nobody has a certificate any longer than the one it has.
+    """
+
+    def __init__(
+        self, folder: ClusterFolder, identity: PeerIdentity, *, clock: Callable[[], datetime]
+    ) -> None:
+        self._folder = folder
+        authority, trust = self._read_signing()
+        super().__init__(authority, identity, trust=trust, clock=clock)
+
+    def replace_trust(self, authorities: Iterable[x509.Certificate]) -> None:
+        _replace_trust(self._folder, authorities)
+
+    def _stamp(self) -> object:
+        return stamp_of((self._folder.key_path, self._folder.trust_path))
+
+    def _read_signing(self) -> Signing:
+        return Signing(self._folder.authority(), self._folder.trust())
+
+
+class JoinedCredentials(FileCredentials):
+    """Credentials that a joined home was given, and keeps in one file; renewed by replacing it."""
+
+    def __init__(
+        self, folder: ClusterFolder, cluster_id: str, file: Path, *, clock: Callable[[], datetime]
+    ) -> None:
+        self._folder = folder
+        self.file = file
+        pattern = SpiffePattern.of_cluster(cluster_id)
+        super().__init__(file, ca=folder.trust_path, pattern=pattern, clock=clock)
+
+    def replace_trust(self, authorities: Iterable[x509.Certificate]) -> None:
+        _replace_trust(self._folder, authorities)
+
+
+def _replace_trust(folder: ClusterFolder, authorities: Iterable[x509.Certificate]) -> None:
     try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise _damaged(path, "it is missing") from error
+        folder.replace_trust(tuple(authorities))
     except OSError as error:
-        raise SecurityError(f"{path} cannot be read: {error.strerror}") from error
+        raise SecurityError(f"{folder.trust_path} cannot be written: {error.strerror}") from error
 
 
-def _damaged(path: Path, what: str) -> SecurityError:
-    return SecurityError(
-        f"{path} is damaged: {what}; restore it from a copy, or move its folder away"
-    )
+def _joined_as(folder: ClusterFolder) -> str:
+    given = [f"{role} {name!r}" for role, name in folder.joined_as()]
+    return f"this home joined cluster {folder.name!r} as {' and '.join(given) or 'nobody'}"

@@ -1,94 +1,96 @@
 """Who a certificate says its holder is.
 
-A certificate carries exactly one subject alternative name, the URI
-`spiffe://<cluster-id>/node/<name>` or `spiffe://<cluster-id>/observer/<name>` (the SPIFFE X.509
-SVID standard, sections 2 and 3).  The subject is empty, so that there is no second place where
-a name could stand and differ.  Host names were refused as identities: nodes move, sit behind
+A certificate carries exactly one URI among its subject alternative names, its SPIFFE ID (the
+SPIFFE X.509 SVID standard, sections 2 and 3); which IDs are of the cluster, and where in them
+role and name stand, `steinadler.security.pattern` says.  The cluster's own authority writes
+`spiffe://<cluster-id>/<role>/<name>` and nothing beside it; another PKI may add host names and a
+subject, which are not looked at.  Host names were refused as identities: nodes move, sit behind
 NAT, and are found by address, so what a peer is called must not hang on where it was reached.
 
-Whoever reads an identity has already had the chain verified by TLS; `identify` only reads, and
-is strict, because what it lets through is believed from there on.
+Whoever reads an identity has already had the chain verified by TLS; reading is strict, because
+what it lets through is believed from there on.
 """
 
 from __future__ import annotations
 
-import re
+import hashlib
 from dataclasses import dataclass
-from enum import Enum
 
 from cryptography import x509
 
-from steinadler.errors import ConfigError, SecurityError
-from steinadler.identity import check_node_name
-
-_SPIFFE = re.compile(r"spiffe://(?P<cluster>[0-9a-f]{32})/(?P<role>[a-z]+)/(?P<name>[^/?#]+)\Z")
-
-
-class Role(Enum):
-    """What a certificate entitles its holder to be."""
-
-    NODE = "node"
-    OBSERVER = "observer"
+from steinadler.errors import SecurityError
+from steinadler.identity import OBSERVER, may_call_itself
 
 
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
-    """Who the far end of a stream is, as its certificate says."""
+    """Who the far end of a stream is, as its certificate says.
+
+    `role` is a text of the cluster's choice; "observer" alone means something here: no member.
+    """
 
     cluster_id: str
-    role: Role
+    role: str
     name: str
 
     @property
     def uri(self) -> str:
-        """The SPIFFE ID that stands in the certificate."""
-        return f"spiffe://{self.cluster_id}/{self.role.value}/{self.name}"
+        """The SPIFFE ID in a certificate that the cluster's own authority signs."""
+        return f"spiffe://{self.cluster_id}/{self.role}/{self.name}"
+
+    @property
+    def is_observer(self) -> bool:
+        """Whether the holder may look and call, but is no member."""
+        return self.role == OBSERVER
+
+    def vouches_for(self, name: str) -> bool:
+        """Whether its holder may go by `name` in this role: see `may_call_itself`."""
+        return may_call_itself(self.role, self.name, name)
 
     def __str__(self) -> str:
-        return f"{self.role.value} {self.name}"
+        return f"{self.role} {self.name}"
 
 
-def identify(der: bytes, cluster_id: str) -> PeerIdentity:
-    """Read the identity of a peer of the cluster `cluster_id` from its certificate.
+def cluster_fingerprint(cluster_id: str) -> str:
+    """What tells clusters apart where anybody can read it: in mDNS, in the runtime folder.
 
-    `der` is a certificate whose chain has been verified.  Raises `SecurityError`, with a text
-    for the log, when it is anything but one well-formed name of that cluster: not a certificate,
-    no alternative name, more than one, another trust domain, an unknown role, a name that no
-    node can have.
+    The SHA-256 of the cluster's id, in hexadecimal.  Not of the authority's certificate: when
+    that is rotated, nodes of before and after must go on finding each other.  Not the id itself:
+    it stands in certificates, which TLS 1.3 shows to nobody who only listens.
     """
-    uri = _only_uri(der)
-    match = _SPIFFE.match(uri)
-    if match is None:
-        raise SecurityError(f"the certificate names {uri!r}, which is not a SPIFFE ID of a cluster")
-    if match["cluster"] != cluster_id:
-        raise SecurityError(
-            f"the certificate is of cluster {match['cluster']}, and this is {cluster_id}"
-        )
-    try:
-        role = Role(match["role"])
-    except ValueError:
-        raise SecurityError(f"the certificate gives an unknown role: {uri!r}") from None
-    try:
-        name = check_node_name(match["name"])
-    except ConfigError as error:
-        raise SecurityError(f"the certificate gives a bad name: {error}") from None
-    return PeerIdentity(cluster_id, role, name)
+    return hashlib.sha256(cluster_id.encode()).hexdigest()
 
 
-def _only_uri(der: bytes) -> str:
+def spiffe_id(der: bytes) -> str:
+    """The SPIFFE ID of a certificate whose chain has been verified.
+
+    Raises `SecurityError`, with a text for the log, when it is not a certificate, is an
+    authority's, or has no URI among its alternative names, or more than one.
+    """
     try:
         certificate = x509.load_der_x509_certificate(der)
         names = list(
             certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         )
+        signs = is_authority(certificate)
     except x509.ExtensionNotFound:
         raise SecurityError("the certificate has no subject alternative name") from None
     except Exception as error:  # a damaged certificate raises any of an undocumented set
         raise SecurityError(f"the certificate cannot be read: {error}") from error
-    match names:
-        case [x509.UniformResourceIdentifier(value=uri)]:
-            return uri
-        case _:
-            raise SecurityError(
-                f"the certificate has {len(names)} alternative names where one URI belongs"
-            )
+    if signs:
+        raise SecurityError("the certificate is an authority's, and names nobody")
+    uris = [name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)]
+    if len(uris) != 1:
+        raise SecurityError(
+            f"the certificate has {len(uris)} URIs among its {len(names)} alternative names, where "
+            "exactly one belongs"
+        )
+    return uris[0]
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether it may sign others.  Raises `ValueError` when its extensions cannot be read."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False

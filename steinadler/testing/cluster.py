@@ -18,10 +18,10 @@ import trio.testing
 
 from steinadler.config import Config
 from steinadler.errors import ConfigError
-from steinadler.identity import check_node_name
+from steinadler.identity import NODE, OBSERVER, check_node_name
 from steinadler.node import Node
 from steinadler.node.opening import alone
-from steinadler.security.peer import PeerIdentity, Role
+from steinadler.security.peer import PeerIdentity
 from steinadler.testing import faults
 from steinadler.testing.fabric import Fabric
 from steinadler.testing.faults import Fault, Hold, Refuse, Rule
@@ -159,7 +159,7 @@ class SimulatedCluster:
         cluster: str,
         observer: bool,
     ) -> Plan:
-        role = Role.OBSERVER if observer else Role.NODE
+        role = OBSERVER if observer else NODE
         check_node_name(name)
         return Plan(name, host or name, labels or {}, config or self._config, cluster, role)
 
@@ -260,7 +260,7 @@ class SimulatedCluster:
             if other.node is not None
             and other.host.up
             and other.plan.cluster == life.plan.cluster
-            and other.plan.role is Role.NODE
+            and other.plan.role != OBSERVER
         }
         return {member.node for member in life.node.members()} == expected
 

@@ -14,7 +14,6 @@ from steinadler.discovery.source import Found
 from steinadler.identity import Address, NodeId
 from steinadler.node import Node
 from steinadler.node.opening import alone
-from steinadler.security.peer import Role
 from steinadler.testing.fabric import FIRST_PORT, Fabric
 from steinadler.testing.network import SimulatedNetwork
 from steinadler.testing.sockets import Host
@@ -40,7 +39,7 @@ class Plan:
     labels: Mapping[str, str]
     config: Config
     cluster: str
-    role: Role
+    role: str
 
 
 class Life:

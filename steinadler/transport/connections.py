@@ -25,7 +25,7 @@ from steinadler.identity import Address, NodeId
 from steinadler.transport.delegate import Delegate
 from steinadler.transport.handshake import Greeted, Handshakes
 from steinadler.transport.link import Link
-from steinadler.transport.network import DialError, Network, Role, SecureStream
+from steinadler.transport.network import DialError, Network, SecureStream
 from steinadler.transport.peer import Peer
 from steinadler.wire.handshake import MAX_ADDRESSES, Reject, RejectReason, SessionOffer
 
@@ -194,6 +194,8 @@ class Connections:
             heard = await self._handshakes.hear(stream)
             if heard is None:
                 return
+            if heard.reject is None:
+                name = heard.hello.node.name  # an observer may go by more than its certificate's
             peer = self._peer(name)
             reject = heard.reject or peer.outranking(heard.hello)
             if reject is not None:
@@ -300,7 +302,7 @@ class Connections:
     async def _greet(self, stream: SecureStream, address: Address, expected: str | None) -> bool:
         """Shake hands with whoever is there, unless we are connected to it or about to be."""
         name = stream.peer.name
-        if stream.peer.role is not Role.NODE or expected not in (None, name):
+        if stream.peer.is_observer or expected not in (None, name):
             raise DialError(f"{stream.peer} listens there now", refused=True)
         peer = self._peer(name)
         if peer.connected:

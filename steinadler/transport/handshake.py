@@ -98,7 +98,7 @@ class Handshakes:
         return encode_hello(
             Hello(
                 cluster_id=self._identity.cluster_id,
-                role=self._identity.role.value,
+                role=self._identity.role,
                 node=self._node,
                 refutation=refutation,
                 addresses=self.addresses,
@@ -120,7 +120,7 @@ class Handshakes:
         return judge_hello(
             hello,
             cluster_id=stream.peer.cluster_id,
-            role=stream.peer.role.value,
+            role=stream.peer.role,
             name=stream.peer.name,
             ourselves=self._node,
         ) or self._delegate.admit(hello)

@@ -18,8 +18,8 @@ import trio
 
 from steinadler.config import WireSettings
 from steinadler.errors import RemoteProtocolError
-from steinadler.identity import NodeId
-from steinadler.transport.network import Role, SecureStream
+from steinadler.identity import OBSERVER, NodeId
+from steinadler.transport.network import SecureStream
 from steinadler.wire.channels import Target
 from steinadler.wire.handshake import ConnectionRank, SessionOffer
 from steinadler.wire.session import Arrived, Event, Granted, PeerLimits, Session
@@ -48,7 +48,7 @@ class Link:
     def __init__(
         self,
         node: NodeId,
-        role: Role,
+        role: str,
         token: int,
         settings: WireSettings,
         handler: Callable[[Link, list[Event]], None],
@@ -79,6 +79,10 @@ class Link:
     @property
     def connected(self) -> bool:
         return self.state is LinkState.CONNECTED
+
+    @property
+    def to_observer(self) -> bool:
+        return self.role == OBSERVER
 
     def offer(self, connection_number: int) -> SessionOffer:
         """What this end remembers, for a Hello."""

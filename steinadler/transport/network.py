@@ -14,7 +14,6 @@ import trio
 
 from steinadler.identity import Address
 from steinadler.security.peer import PeerIdentity as PeerIdentity
-from steinadler.security.peer import Role as Role
 
 
 class SecureStream(abc.ABC):

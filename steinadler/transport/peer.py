@@ -21,10 +21,10 @@ import trio
 
 from steinadler.config import WireSettings
 from steinadler.errors import RemoteProtocolError
-from steinadler.identity import Address, NodeId
+from steinadler.identity import NODE, Address, NodeId
 from steinadler.transport.delegate import Delegate
 from steinadler.transport.link import Link, LinkState
-from steinadler.transport.network import Role, SecureStream
+from steinadler.transport.network import SecureStream
 from steinadler.wire.handshake import (
     MAX_ADDRESSES,
     ConnectionRank,
@@ -123,7 +123,7 @@ class Peer:
         if link is None or link.node != node:
             if link is not None:
                 self.end("restarted")
-            link = self.link = self._new_link(node, Role.NODE, self.take_token())
+            link = self.link = self._new_link(node, NODE, self.take_token())
         return link
 
     def end(self, reason: str) -> None:
@@ -141,7 +141,7 @@ class Peer:
             return self.link
         if self._offered is None:
             # Before anything is agreed a link of no life in particular stands for the session.
-            self._offered = self._new_link(NodeId(self.name, 0), Role.NODE, self._new_token())
+            self._offered = self._new_link(NodeId(self.name, 0), NODE, self._new_token())
         return self._offered
 
     def take_token(self) -> int:
@@ -156,17 +156,17 @@ class Peer:
         """
         link, self._offered = self.link, None
         if link is None:
-            link = self._new_link(hello.node, Role(hello.role), token)
+            link = self._new_link(hello.node, hello.role, token)
         elif link.node != hello.node:
             self.end("restarted")
-            link = self._new_link(hello.node, Role(hello.role), token)
+            link = self._new_link(hello.node, hello.role, token)
         elif link.peer_token == 0:  # made for a member, and now connected for the first time
-            link.token = token
-        elif link.can_resume(hello.session):
+            link.token, link.role = token, hello.role
+        elif link.role == hello.role and link.can_resume(hello.session):
             return link, hello.session.last_received
         else:
             self._end_session(link, "lost session")
-            link = self._new_link(hello.node, Role(hello.role), token)
+            link = self._new_link(hello.node, hello.role, token)
         link.peer_token = hello.session.token
         self.link = link
         return link, 0
@@ -218,14 +218,14 @@ class Peer:
                 self._lose_session(link, f"protocol error: {error}")
         else:
             if self.link is link and link.state is LinkState.WAITING:
-                if link.role is Role.NODE:
+                if not link.to_observer:
                     self._delegate.link_disconnected(link)
                 else:  # an observer that comes back comes back as another one
                     self.end("connection closed")
 
     def broke_early(self, link: Link) -> None:
         """The connection broke between `settle` and `attach`."""
-        if self.link is link and link.role is Role.OBSERVER and not link.connected:
+        if self.link is link and link.to_observer and not link.connected:
             self.end("connection closed")  # as in `carry`: nobody resumes it
 
     # -- how a session ends -------------------------------------------------------------------
@@ -240,7 +240,7 @@ class Peer:
     def _end_session(self, link: Link, reason: str) -> None:
         """End the session, but not the life: whoever keeps it connected stays."""
         self._end_link(reason)
-        if link.role is Role.NODE:
+        if not link.to_observer:
             self._delegate.session_lost(link.node, reason)
 
     def _end_link(self, reason: str) -> None:
@@ -253,5 +253,5 @@ class Peer:
     def _new_token(self) -> int:
         return self._rng.getrandbits(63) + 1  # never 0, which means "none"
 
-    def _new_link(self, node: NodeId, role: Role, token: int) -> Link:
+    def _new_link(self, node: NodeId, role: str, token: int) -> Link:
         return Link(node, role, token, self._settings, self._delegate.events)

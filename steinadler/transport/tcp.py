@@ -121,7 +121,7 @@ class TcpNetwork(Network):
                     sock,
                     self._credentials.server_context(),
                     server_side=True,
-                    cluster_id=self.identity.cluster_id,
+                    judge=self._credentials.judge,
                     idle_poll_s=self._idle_poll_s,
                 )
         except SecurityError as error:
@@ -158,7 +158,7 @@ class TcpNetwork(Network):
                 sock,
                 self._credentials.client_context(),
                 server_side=False,
-                cluster_id=self.identity.cluster_id,
+                judge=self._credentials.judge,
                 idle_poll_s=self._idle_poll_s,
             )
         except SecurityError as error:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 
@@ -33,8 +34,8 @@ import trio
 
 from steinadler.errors import SecurityError
 from steinadler.identity import Address
-from steinadler.security.credentials import ALPN
-from steinadler.security.peer import PeerIdentity, identify
+from steinadler.security.contexts import ALPN
+from steinadler.security.peer import PeerIdentity
 from steinadler.transport import idle_polling
 from steinadler.transport.network import SecureStream
 
@@ -237,14 +238,15 @@ async def handshake(
     context: ssl.SSLContext,
     *,
     server_side: bool,
-    cluster_id: str,
+    judge: Callable[[bytes], PeerIdentity],
     idle_poll_s: float = 0.0,
 ) -> TlsStream:
     """Authenticate both sides of a connected TCP socket, and return the stream over it.
 
     Takes ownership of `sock` and makes it non-blocking; on any exception, cancellation
-    included, it is closed.  The stream's `peer` is what the peer's certificate says, and its
-    `remote` the address of the socket's far end.  The socket is then polled for up to
+    included, it is closed.  The stream's `peer` is what `judge` makes of the peer's certificate,
+    in DER, once its chain has been verified; it raises `SecurityError` when that may not connect.
+    Its `remote` is the address of the socket's far end.  The socket is then polled for up to
     `idle_poll_s` at a time while nothing else runs (`idle_polling`).
 
     Waits without limit: the caller bounds it.  Raises `SecurityError` when the far end is not a
@@ -271,7 +273,7 @@ async def handshake(
             raise SecurityError(explain(error)) from error
         except OSError as error:
             raise trio.BrokenResourceError(explain(error)) from error
-        stream = TlsStream(ciphertext, tls, _judge(tls, cluster_id), remote)
+        stream = TlsStream(ciphertext, tls, judge(_certificate(tls)), remote)
         idle_polling.watch(sock, idle_poll_s)
         return stream
     except BaseException:
@@ -301,8 +303,8 @@ async def _exchange(ciphertext: _Ciphertext, tls: ssl.SSLObject) -> None:
         heard = True
 
 
-def _judge(tls: ssl.SSLObject, cluster_id: str) -> PeerIdentity:
-    """Who the peer is, once OpenSSL has verified its chain (promises X2, X3)."""
+def _certificate(tls: ssl.SSLObject) -> bytes:
+    """The peer's certificate, when the connection is what it has to be (promises X1, X2)."""
     if tls.version() != "TLSv1.3":
         raise SecurityError(f"{tls.version()} where TLS 1.3 is required")
     if tls.selected_alpn_protocol() != ALPN:
@@ -310,7 +312,7 @@ def _judge(tls: ssl.SSLObject, cluster_id: str) -> PeerIdentity:
     der = tls.getpeercert(binary_form=True)
     if der is None:
         raise SecurityError("no certificate shown")
-    return identify(der, cluster_id)
+    return der
 
 
 def address_of(sockaddr: tuple[object, ...]) -> Address:

@@ -27,7 +27,7 @@ from enum import StrEnum
 
 from steinadler.config import MAX_WINDOW_BYTES
 from steinadler.errors import ConfigError, RemoteProtocolError
-from steinadler.identity import Address, NodeId
+from steinadler.identity import Address, NodeId, may_call_itself
 from steinadler.wire import plain
 from steinadler.wire.channels import FIRST_FREE_CHANNEL, PeerLimits
 from steinadler.wire.frames import MAX_PAYLOAD_BYTES, FrameType, encode_frame
@@ -230,7 +230,8 @@ def judge_hello(
 ) -> Reject | None:
     """Compare a Hello with the certificate behind it (X3); None when they agree.
 
-    `cluster_id`, `role` and `name` are the certificate's.
+    `cluster_id`, `role` and `name` are the certificate's.  The Hello's name must be the same, but
+    that an observer's certificate stands for several (`may_call_itself`).
     """
     if choose_version(hello.versions) is None:
         return Reject(
@@ -240,7 +241,7 @@ def judge_hello(
         )
     if hello.cluster_id != cluster_id:
         return Reject(RejectReason.CLUSTER, f"the peer says it is of cluster {hello.cluster_id}")
-    if (hello.role, hello.node.name) != (role, name):
+    if hello.role != role or not may_call_itself(role, name, hello.node.name):
         return Reject(
             RejectReason.IDENTITY,
             f"the peer says it is {hello.role} {hello.node.name!r}, "

@@ -13,8 +13,8 @@ import yaml
 from steinadler.cli.options import SEED_DNS
 from steinadler.config import DialSettings
 from steinadler.discovery import Candidate, dns_lookup, dns_names, rounds, seed_file
-from steinadler.identity import Address
-from steinadler.security import Role, open_home
+from steinadler.identity import NODE, Address
+from steinadler.security import open_home
 from steinadler.transport.connections import MAX_BEHIND_A_NAME
 
 TEXT = (Path(__file__).parents[2] / "docs" / "discovery.md").read_text(encoding="utf-8")
@@ -64,13 +64,13 @@ def test_a_node_can_use_the_secret_as_it_is_mounted(
     mounted = tmp_path / "home" / "clusters" / "default"
     (mounted / "..1").mkdir(parents=True)
     (mounted / "..data").symlink_to("..1")
-    for file in made.cluster_folder(cluster).iterdir():
+    for file in made.cluster_folder(cluster).path.iterdir():
         copy = mounted / "..1" / file.name
         copy.write_bytes(file.read_bytes())
         copy.chmod(secret["defaultMode"])
         (mounted / file.name).symlink_to(f"..data/{file.name}")
     home = open_home(tmp_path / "home")
-    assert home.credentials(home.default_cluster(), Role.NODE, "nodes-0").identity.name == "nodes-0"
+    assert home.credentials(home.default_cluster(), NODE, "nodes-0").identity.name == "nodes-0"
 
 
 @pytest.mark.parametrize(

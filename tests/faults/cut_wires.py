@@ -29,9 +29,9 @@ import trio
 
 from steinadler import Address, Config, Node
 from steinadler.discovery import Seeds
-from steinadler.identity import NodeId
+from steinadler.identity import NODE, NodeId
 from steinadler.security.home import open_home
-from steinadler.transport.network import Network, Role, SecureStream
+from steinadler.transport.network import Network, SecureStream
 from steinadler.transport.tcp import TcpNetwork
 
 _LOOPBACK = "127.0.0.1"
@@ -254,7 +254,7 @@ async def open_cut_node(
     """Run a node on real sockets behind `ways`, known to others by `seeds` alone."""
     config = config or Config()
     opened = open_home(home)
-    credentials = opened.credentials(opened.default_cluster(), Role.NODE, name)
+    credentials = opened.credentials(opened.default_cluster(), NODE, name)
     rng = random.Random()
     node = Node(
         CutNetwork(TcpNetwork(credentials, config.dial, config.wire), ways, advertised_to),

@@ -11,8 +11,8 @@ import trio
 
 from steinadler import Node
 from steinadler.config import DialSettings, WireSettings
-from steinadler.identity import NodeId
-from steinadler.security import Role, open_home
+from steinadler.identity import NODE, NodeId
+from steinadler.security import open_home
 from steinadler.transport.network import SecureStream
 from steinadler.transport.tcp import TcpNetwork
 from steinadler.wire.frames import Frame, FrameType, split_frame
@@ -75,7 +75,7 @@ class RawPeer:
 
 @asynccontextmanager
 async def raw_peer(
-    node: Node, home: Path, name: str = "mallory", role: Role = Role.NODE
+    node: Node, home: Path, name: str = "mallory", role: str = NODE
 ) -> AsyncIterator[RawPeer]:
     """Connect to `node` as a member of its cluster; the handshake above TLS is the caller's."""
     opened = open_home(home)
@@ -86,7 +86,7 @@ async def raw_peer(
     wire = WireSettings()
     hello = Hello(
         cluster_id=cluster.id,
-        role=role.value,
+        role=role,
         node=NodeId(name, INCARNATION),
         refutation=0,
         addresses=(),

@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from steinadler.errors import ConfigError, SecurityError
-from steinadler.security import Authority, Cluster, Credentials, Home, PeerIdentity, Role, identify
+from steinadler.identity import NODE, OBSERVER
+from steinadler.security import Authority, Cluster, Home, IssuedCredentials, PeerIdentity
+from steinadler.security.credentials import RETRY_AFTER
 
 CLUSTER_ID = "0123456789abcdef" * 2
 DAY = timedelta(days=1)
@@ -27,7 +29,7 @@ def authority() -> Authority:
 
 
 def node(name: str, cluster_id: str = CLUSTER_ID) -> PeerIdentity:
-    return PeerIdentity(cluster_id, Role.NODE, name)
+    return PeerIdentity(cluster_id, NODE, name)
 
 
 def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[ssl.SSLObject, ssl.SSLObject]:
@@ -56,14 +58,14 @@ def at_real_time(*contexts: ssl.SSLContext) -> None:
 
 def test_both_sides_learn_the_certified_identity(home: Home, cluster: Cluster) -> None:
     """X3, and section 5: TLS 1.3, both certificates, our ALPN, no tickets."""
-    alice = home.credentials(cluster, Role.NODE, "alice")
-    watcher = home.credentials(cluster, Role.OBSERVER, "watcher")
+    alice = home.credentials(cluster, NODE, "alice")
+    watcher = home.credentials(cluster, OBSERVER, "watcher")
     at_real_time(alice.server_context(), watcher.client_context())
     server, client = shake(alice.server_context(), watcher.client_context())
-    for side, peer in ((server, watcher), (client, alice)):
+    for side, us, peer in ((server, alice, watcher), (client, watcher, alice)):
         der = side.getpeercert(binary_form=True)
         assert der is not None
-        assert identify(der, cluster.id) == peer.identity
+        assert us.judge(der) == peer.identity
         assert side.version() == "TLSv1.3"
         assert side.selected_alpn_protocol() == "steinadler/1"
     assert alice.server_context().num_tickets == 0
@@ -71,7 +73,7 @@ def test_both_sides_learn_the_certified_identity(home: Home, cluster: Cluster) -
 
 def test_no_context_can_do_without_a_certificate(home: Home, cluster: Cluster) -> None:
     """X1: every context that is handed out verifies, speaks TLS 1.3 alone, and writes no keys."""
-    credentials = home.credentials(cluster, Role.NODE, "alice")
+    credentials = home.credentials(cluster, NODE, "alice")
     for context in (credentials.server_context(), credentials.client_context()):
         assert context.verify_mode is ssl.CERT_REQUIRED
         assert context.minimum_version is context.maximum_version is ssl.TLSVersion.TLSv1_3
@@ -82,8 +84,8 @@ def test_no_context_can_do_without_a_certificate(home: Home, cluster: Cluster) -
 def test_another_clusters_certificate_is_refused(home: Home, cluster: Cluster) -> None:
     """X2, S3: trust is this cluster's authority alone, on either side."""
     other = home.create_cluster("other")
-    ours = home.credentials(cluster, Role.NODE, "alice")
-    theirs = home.credentials(other, Role.NODE, "alice")
+    ours = home.credentials(cluster, NODE, "alice")
+    theirs = home.credentials(other, NODE, "alice")
     for server, client in ((ours, theirs), (theirs, ours)):
         at_real_time(server.server_context(), client.client_context())
         with pytest.raises(ssl.SSLCertVerificationError) as raised:
@@ -95,8 +97,8 @@ def test_another_clusters_certificate_is_refused(home: Home, cluster: Cluster) -
 def test_an_authority_cannot_vouch_for_another_cluster() -> None:
     """The name constraints hold: a stolen key forges no other cluster's names."""
     mine = authority()
-    good = Credentials(mine, node("alice"), clock=Clock())
-    forged = Credentials(mine, node("alice", "f" * 32), clock=Clock())
+    good = IssuedCredentials(mine, node("alice"), clock=Clock())
+    forged = IssuedCredentials(mine, node("alice", "f" * 32), clock=Clock())
     at_real_time(good.server_context(), good.client_context(), forged.client_context())
     shake(good.server_context(), good.client_context())
     with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree violation"):
@@ -140,7 +142,7 @@ def test_a_cluster_is_known_by_its_authoritys_fingerprint(home: Home, cluster: C
 
 def test_renewal_at_two_thirds_of_the_validity(clock: Clock) -> None:
     """Section 6: renewed in the background, at the first context asked for after that time."""
-    credentials = Credentials(authority(), node("alice"), clock=clock)
+    credentials = IssuedCredentials(authority(), node("alice"), clock=clock)
     first, context = credentials.certificate, credentials.server_context()
     clock.forward(7 * DAY * 2 / 3 - timedelta(seconds=1))
     assert credentials.server_context() is context
@@ -156,7 +158,7 @@ def test_a_failed_renewal_waits_until_the_certificate_expires(
     clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A full disk does not stop a node whose certificate is still good."""
-    credentials = Credentials(authority(), node("alice"), clock=clock)
+    credentials = IssuedCredentials(authority(), node("alice"), clock=clock)
     context = credentials.client_context()
     clock.forward(5 * DAY)
     with monkeypatch.context() as patched:
@@ -167,13 +169,14 @@ def test_a_failed_renewal_waits_until_the_certificate_expires(
         clock.forward(2 * DAY)
         with pytest.raises(SecurityError, match="cannot be loaded"):
             credentials.client_context()
+    clock.forward(RETRY_AFTER)
     assert credentials.client_context() is not context
 
 
 def test_every_life_has_its_own_key(home: Home, cluster: Cluster) -> None:
     """The key is fresh per process life, and stays through renewals within it."""
     keys = {
-        home.credentials(cluster, Role.NODE, "alice").certificate.public_key().public_numbers()  # type: ignore[union-attr]
+        home.credentials(cluster, NODE, "alice").certificate.public_key().public_numbers()  # type: ignore[union-attr]
         for _ in range(3)
     }
     assert len(keys) == 3
@@ -192,7 +195,7 @@ def test_the_key_leaves_nothing_on_disk(
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", look)
-    home.credentials(cluster, Role.NODE, "alice")
+    home.credentials(cluster, NODE, "alice")
     assert len(seen) == 2
     for content, mode in seen:
         assert b"BEGIN ENCRYPTED PRIVATE KEY" in content
@@ -204,4 +207,4 @@ def test_the_key_leaves_nothing_on_disk(
 
 def test_a_name_that_no_node_can_have_is_refused(home: Home, cluster: Cluster) -> None:
     with pytest.raises(ConfigError, match="cannot name a node"):
-        home.credentials(cluster, Role.NODE, "al/ice")
+        home.credentials(cluster, NODE, "al/ice")

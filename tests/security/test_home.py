@@ -15,7 +15,8 @@ import pytest
 
 import steinadler.security.home
 from steinadler.errors import ConfigError, SecurityError
-from steinadler.security import Cluster, Home, Role, open_home
+from steinadler.identity import NODE
+from steinadler.security import Cluster, Home, open_home
 from steinadler.security.files import exclusive_lock
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
@@ -137,7 +138,7 @@ def test_a_cluster_name_cannot_leave_its_folder(home: Home, name: str) -> None:
 @posix_only
 def test_nobody_else_may_look(home: Home, cluster: Cluster) -> None:
     """Folders are 0700 and files 0600, whatever the umask allows."""
-    home.runtime_folder(cluster)
+    home.runtime_folder(cluster.id)
     for path in (home.path, *home.path.rglob("*")):
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == (0o700 if path.is_dir() else 0o600), path
@@ -149,11 +150,11 @@ def test_a_key_that_others_may_read_is_refused(home: Home, cluster: Cluster, mod
     key = key_of(home, cluster)
     key.chmod(mode)
     with pytest.raises(SecurityError) as raised:
-        home.credentials(cluster, Role.NODE, "alice")
+        home.credentials(cluster, NODE, "alice")
     assert f"chmod 600 '{key}'" in str(raised.value)
     assert f"{mode:04o}" in str(raised.value)
     key.chmod(0o600)
-    home.credentials(cluster, Role.NODE, "alice")
+    home.credentials(cluster, NODE, "alice")
 
 
 @posix_only
@@ -166,7 +167,7 @@ def test_a_key_that_cannot_be_read_is_named(home: Home, cluster: Cluster) -> Non
         os.seteuid(65534)
     try:
         with pytest.raises(SecurityError) as raised:
-            home.credentials(cluster, Role.NODE, "alice")
+            home.credentials(cluster, NODE, "alice")
     finally:
         os.seteuid(user)
     assert str(key) in str(raised.value)
@@ -191,7 +192,7 @@ def test_a_missing_file_is_named(home: Home, cluster: Cluster, file: str) -> Non
     path = home.path / "clusters/default" / file
     path.unlink()
     with pytest.raises(SecurityError) as raised:
-        home.credentials(home.default_cluster(), Role.NODE, "alice")
+        home.credentials(home.default_cluster(), NODE, "alice")
     assert str(path) in str(raised.value)
 
 
@@ -205,13 +206,13 @@ def test_a_damaged_or_foreign_authority_is_named(
     foreign = (home.path / "clusters/other" / file).read_bytes()
     path.write_bytes(b"junk" if damage == "junk" else foreign)
     with pytest.raises(SecurityError) as raised:
-        home.credentials(home.default_cluster(), Role.NODE, "alice")
+        home.credentials(home.default_cluster(), NODE, "alice")
     assert f"{path} is damaged" in str(raised.value)
 
 
 def test_a_later_format_asks_for_an_upgrade(home: Home, cluster: Cluster) -> None:
     path = home.path / "clusters/default/cluster.json"
-    path.write_text(json.dumps({"format": 2}))
+    path.write_text(json.dumps({"format": 3}))
     with pytest.raises(SecurityError, match="upgrade"):
         home.default_cluster()
 
@@ -223,8 +224,8 @@ def test_a_home_that_cannot_be_made_says_how_to_choose_another(tmp_path: Path) -
 
 
 def test_the_runtime_folder_is_the_clusters_own(home: Home, cluster: Cluster) -> None:
-    folder = home.runtime_folder(cluster)
-    assert folder == home.runtime_folder(cluster) == home.path / "run" / cluster.id
+    folder = home.runtime_folder(cluster.id)
+    assert folder == home.runtime_folder(cluster.id) == home.path / "run" / cluster.id
     assert folder.is_dir()
 
 

@@ -11,8 +11,8 @@ import trio.testing
 from conformance import PROMISES, Pair, PairFactory, Promise, fill, receive_exactly
 
 from steinadler.errors import ConfigError
-from steinadler.identity import Address
-from steinadler.security.peer import PeerIdentity, Role
+from steinadler.identity import NODE, Address
+from steinadler.security.peer import PeerIdentity
 from steinadler.testing import Fabric, Hold, Packet, Refuse, Reset, Rule, SimulatedNetwork
 from steinadler.transport.network import DialError, SecureStream
 
@@ -20,7 +20,7 @@ BOB = Address("bob", 4370)
 
 
 def identity(name: str, cluster: str = "0" * 32) -> PeerIdentity:
-    return PeerIdentity(cluster, Role.NODE, name)
+    return PeerIdentity(cluster, NODE, name)
 
 
 class Wires:

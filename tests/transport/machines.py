@@ -6,7 +6,8 @@ import socket
 from pathlib import Path
 
 from steinadler.config import DialSettings, WireSettings
-from steinadler.security import Credentials, Home, Role
+from steinadler.identity import NODE
+from steinadler.security import Credentials, Home
 from steinadler.transport.tcp import TcpNetwork
 
 
@@ -27,7 +28,7 @@ class Machine:
     def credentials(self, name: str, cluster: str = "default") -> Credentials:
         known = [each.name for each in self.home.clusters()]
         made = self.home.cluster(cluster) if cluster in known else self.home.create_cluster(cluster)
-        return self.home.credentials(made, Role.NODE, name)
+        return self.home.credentials(made, NODE, name)
 
     def network(
         self,

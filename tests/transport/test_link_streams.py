@@ -8,9 +8,9 @@ import trio.testing
 
 from steinadler.config import WireSettings
 from steinadler.errors import RemoteProtocolError
-from steinadler.identity import Address, NodeId
+from steinadler.identity import NODE, Address, NodeId
 from steinadler.transport.link import Link, LinkState
-from steinadler.transport.network import PeerIdentity, Role, SecureStream
+from steinadler.transport.network import PeerIdentity, SecureStream
 from steinadler.wire.channels import ToName
 from steinadler.wire.frames import FrameType
 from steinadler.wire.handshake import ConnectionRank
@@ -24,7 +24,7 @@ class Pipe(SecureStream):
     """The near end of a connection; the test holds the far end."""
 
     def __init__(self) -> None:
-        self.peer = PeerIdentity("0" * 32, Role.NODE, "bob")
+        self.peer = PeerIdentity("0" * 32, NODE, "bob")
         self.remote = Address("127.0.0.1", 1)
         self.written = b""
         self.closed = False
@@ -65,7 +65,7 @@ class FarEnd:
         self.session = Session(SETTINGS)
         self.session.connected(LIMITS, 0)
         self.arrived: list[bytes] = []
-        self.link = Link(NodeId("bob", 1), Role.NODE, 1, SETTINGS, self._handle)
+        self.link = Link(NodeId("bob", 1), NODE, 1, SETTINGS, self._handle)
 
     def _handle(self, link: Link, events: list[Event]) -> None:
         for event in events:

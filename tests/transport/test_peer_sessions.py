@@ -9,10 +9,10 @@ import trio
 
 from steinadler.config import WireSettings
 from steinadler.errors import RemoteProtocolError
-from steinadler.identity import Address, NodeId
+from steinadler.identity import NODE, OBSERVER, Address, NodeId
 from steinadler.transport.handshake import Handshakes
 from steinadler.transport.link import Link, LinkState
-from steinadler.transport.network import PeerIdentity, Role, SecureStream
+from steinadler.transport.network import PeerIdentity, SecureStream
 from steinadler.transport.peer import Peer
 from steinadler.wire.handshake import Hello, Reject, SessionOffer
 from steinadler.wire.session import Event, PeerLimits
@@ -58,7 +58,7 @@ class Notes:
 class BrokenStream(SecureStream):
     """A connection that broke right after the peer's Hello."""
 
-    def __init__(self, role: Role) -> None:
+    def __init__(self, role: str) -> None:
         self.peer = PeerIdentity("cluster", role, "bob")
         self.remote = HERE
 
@@ -85,13 +85,11 @@ def peer(notes: Notes) -> Peer:
     return Peer("bob", WireSettings(), random.Random(1), notes)
 
 
-def hello(
-    node: NodeId = BOB, *, role: Role = Role.NODE, token: int = 7, last_received: int = 0
-) -> Hello:
+def hello(node: NodeId = BOB, *, role: str = NODE, token: int = 7, last_received: int = 0) -> Hello:
     wire = WireSettings()
     limits = PeerLimits(wire.window_bytes, wire.max_message_bytes, wire.reassembly_bytes)
     offer = SessionOffer(token, 0, last_received, 1)
-    return Hello("cluster", role.value, node, 0, (HERE,), (), (), limits, offer)
+    return Hello("cluster", role, node, 0, (HERE,), (), (), limits, offer)
 
 
 def kept(peer: Peer) -> trio.CancelScope:
@@ -139,7 +137,7 @@ async def test_whoever_received_what_was_never_sent_loses_the_session_x4(
 ) -> None:
     keeper = kept(peer)
     link, _ = peer.settle(hello(), 1)
-    stream = BrokenStream(Role.NODE)
+    stream = BrokenStream(NODE)
     with pytest.raises(RemoteProtocolError):
         peer.attach(link, stream, hello(), 99, dialler="bob")
     assert link.state is LinkState.ENDED
@@ -156,12 +154,12 @@ async def test_the_next_session_bears_the_token_that_was_offered(peer: Peer) -> 
     assert peer.link_to(BOB).token == offered.token
 
 
-@pytest.mark.parametrize(("role", "forgotten"), [(Role.OBSERVER, True), (Role.NODE, False)])
+@pytest.mark.parametrize(("role", "forgotten"), [(OBSERVER, True), (NODE, False)])
 async def test_nothing_is_kept_of_an_observer_that_goes_before_the_answer_x4(
-    peer: Peer, notes: Notes, role: Role, forgotten: bool
+    peer: Peer, notes: Notes, role: str, forgotten: bool
 ) -> None:
     """Observers come under ever new names, so each would be kept for ever; a node comes back."""
-    us = PeerIdentity("cluster", Role.NODE, "alice")
+    us = PeerIdentity("cluster", NODE, "alice")
     handshakes = Handshakes(us, NodeId("alice", 1), WireSettings(), notes)
     assert handshakes.answer(BrokenStream(role), peer, hello(role=role)) is None
     assert peer.unused is forgotten

@@ -24,8 +24,8 @@ from machines import Machine
 
 from steinadler.config import DialSettings, WireSettings
 from steinadler.errors import ConfigError
-from steinadler.identity import Address
-from steinadler.security import Authority, Home, PeerIdentity, Role
+from steinadler.identity import NODE, Address
+from steinadler.security import Authority, Home, PeerIdentity
 from steinadler.transport.network import DialError, SecureStream
 from steinadler.transport.tcp import TcpNetwork
 
@@ -144,7 +144,7 @@ async def test_peers_meet_under_their_certified_names(machine: Machine, host: st
     alice, bob = machine.network("alice"), machine.network("bob")
     async with serving(bob, host) as address:
         assert await get_through(alice, address) == bob.identity
-        assert bob.identity == PeerIdentity(alice.identity.cluster_id, Role.NODE, "bob")
+        assert bob.identity == PeerIdentity(alice.identity.cluster_id, NODE, "bob")
 
 
 async def test_every_interface_means_both_versions_and_no_loopback_in_the_answer(
@@ -314,7 +314,7 @@ async def test_expired_certificates_are_refused_on_both_sides(
     past, present = Home(tmp_path, clock=lambda: then), Home(tmp_path)
     cluster = past.default_cluster()
     expired, good = (
-        TcpNetwork(home.credentials(cluster, Role.NODE, name), DialSettings(), WireSettings())
+        TcpNetwork(home.credentials(cluster, NODE, name), DialSettings(), WireSettings())
         for home, name in ((past, "alice"), (present, "bob"))
     )
     async with serving(expired) as address:

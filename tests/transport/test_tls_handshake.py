@@ -15,13 +15,15 @@ import trio
 from machines import connected_sockets
 
 from steinadler.errors import SecurityError
-from steinadler.security import Authority, Credentials, PeerIdentity, Role
+from steinadler.identity import NODE
+from steinadler.security import Authority, IssuedCredentials, PeerIdentity, SpiffePattern
 from steinadler.transport.network import SecureStream
 from steinadler.transport.tls import AnotherProtocol, handshake
 
 CLUSTER = "0123456789abcdef" * 2
-ALICE = PeerIdentity(CLUSTER, Role.NODE, "alice")
-BOB = PeerIdentity(CLUSTER, Role.NODE, "bob")
+ALICE = PeerIdentity(CLUSTER, NODE, "alice")
+BOB = PeerIdentity(CLUSTER, NODE, "bob")
+JUDGE = SpiffePattern.of_cluster(CLUSTER).identify
 
 
 async def outcome_on_the_server(client: ssl.SSLContext, server: ssl.SSLContext) -> object:
@@ -45,7 +47,7 @@ async def outcome_on_the_server(client: ssl.SSLContext, server: ssl.SSLContext) 
                     shake,
                     side,
                     lambda sock=sock, context=context, side=side: handshake(
-                        sock, context, server_side=side == "server", cluster_id=CLUSTER
+                        sock, context, server_side=side == "server", judge=JUDGE
                     ),
                 )
     assert near.fileno() == far.fileno() == -1
@@ -59,12 +61,12 @@ def authority() -> Authority:
 
 @pytest.fixture
 def alice(authority: Authority) -> ssl.SSLContext:
-    return Credentials(authority, ALICE).client_context()
+    return IssuedCredentials(authority, ALICE).client_context()
 
 
 @pytest.fixture
 def bob(authority: Authority) -> ssl.SSLContext:
-    return Credentials(authority, BOB).server_context()
+    return IssuedCredentials(authority, BOB).server_context()
 
 
 async def test_a_good_one(alice: ssl.SSLContext, bob: ssl.SSLContext) -> None:
@@ -100,7 +102,7 @@ async def test_a_well_signed_certificate_with_an_odd_name_is_refused(
     authority: Authority, bob: ssl.SSLContext
 ) -> None:
     """X3: the authority's signature alone does not make a name."""
-    odd = Credentials(authority, replace(ALICE, name="-alice")).client_context()
+    odd = IssuedCredentials(authority, replace(ALICE, name="-alice")).client_context()
     refusal = await outcome_on_the_server(odd, bob)
     assert isinstance(refusal, SecurityError)
     assert "bad name" in str(refusal)
@@ -110,7 +112,7 @@ async def test_a_certificate_that_vouches_for_another_cluster_is_refused(
     authority: Authority, bob: ssl.SSLContext
 ) -> None:
     """S3: the authority may not name other clusters' nodes."""
-    forged = Credentials(authority, replace(ALICE, cluster_id="f" * 32)).client_context()
+    forged = IssuedCredentials(authority, replace(ALICE, cluster_id="f" * 32)).client_context()
     refusal = await outcome_on_the_server(forged, bob)
     assert isinstance(refusal, SecurityError)
     assert str(refusal) == "certificate not acceptable: permitted subtree violation"
@@ -120,5 +122,5 @@ async def test_a_connection_that_ends_early_is_no_security_matter(bob: ssl.SSLCo
     near, far = connected_sockets()
     near.close()
     with trio.fail_after(10), pytest.raises(trio.BrokenResourceError, match="closed during"):
-        await handshake(far, bob, server_side=True, cluster_id=CLUSTER)
+        await handshake(far, bob, server_side=True, judge=JUDGE)
     assert far.fileno() == -1

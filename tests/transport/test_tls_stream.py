@@ -30,7 +30,7 @@ async def tls_pair(
 
     async def shake(sock: socket.socket, context: ssl.SSLContext, server_side: bool) -> None:
         streams[server_side] = await handshake(
-            sock, context, server_side=server_side, cluster_id=client.identity.cluster_id
+            sock, context, server_side=server_side, judge=client.judge
         )
 
     with trio.fail_after(20):
@@ -89,9 +89,7 @@ async def test_what_follows_the_handshake_at_once_is_not_forgotten(machine: Mach
         received: list[bytes] = []
 
         async def serve() -> None:
-            stream = await handshake(
-                far, bob.server_context(), server_side=True, cluster_id=alice.identity.cluster_id
-            )
+            stream = await handshake(far, bob.server_context(), server_side=True, judge=bob.judge)
             received.append(await stream.receive_some())
             stream.close_nowait()
 
@@ -172,6 +170,7 @@ async def test_a_reset_is_not_an_end(make_pair: PairFactory) -> None:
 
 
 async def test_a_cancelled_handshake_closes_its_socket(machine: Machine) -> None:
+    alice = machine.credentials("alice")
     near, far = connected_sockets()
     with far:
         with trio.CancelScope() as scope:
@@ -179,9 +178,9 @@ async def test_a_cancelled_handshake_closes_its_socket(machine: Machine) -> None
                 nursery.start_soon(
                     lambda: handshake(
                         near,
-                        machine.credentials("alice").client_context(),
+                        alice.client_context(),
                         server_side=False,
-                        cluster_id="0" * 32,
+                        judge=alice.judge,
                     )
                 )
                 await trio.testing.wait_all_tasks_blocked()

@@ -1,0 +1,238 @@
+"""What is kept of one cluster on disk, and in which order it changes.
+
+    cluster.json                    format, kind ("issuer" or "joined"), name, id, time of creation
+    ca.pem                          the authorities that are trusted; the first one signs
+    ca.key                          issuer: its private key
+    credentials/<role>.<name>.pem   joined: a key and its certificate, as the issuer signed it
+
+A cluster's key either is here, and every node signs for itself, or is not and never was, and a
+node is whom a token let in (`kind`).  All files have mode 0600.  Each is replaced whole and
+atomically, and none says anything about another that could become untrue when only one of the
+two was replaced: so the authorities' fingerprints are read from `ca.pem`, and whether they are of
+this cluster is read from the constraint within them.  Format 1, which every home had before there
+were joined ones, has the authority's fingerprint in `cluster.json`, and holds one authority; it is
+read, and becomes format 2 when the authorities change.
+
+Readers take no lock.  What they read is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from steinadler.errors import ConfigError, SecurityError
+from steinadler.identity import check_node_name, check_role
+from steinadler.security.authority import Authority, constrained_to, fingerprint
+from steinadler.security.files import read_secret, replace_file, write_new
+from steinadler.security.from_files import read_authorities
+
+_CLUSTER_ID = re.compile(r"[0-9a-f]{32}\Z")
+_FORMAT = 2
+_ISSUER = "issuer"
+_JOINED = "joined"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster as it stands on disk: everything about it but its keys."""
+
+    name: str
+    # 32 hexadecimal digits: the trust domain of every certificate.
+    id: str
+    # SHA-256 of the signing authority's certificate, in hexadecimal.  Another one after a rotation.
+    fingerprint: str
+    created: datetime
+    # Whether this home joined it, and its key is elsewhere.
+    joined: bool = False
+
+
+class ClusterFolder:
+    """The folder of one cluster.
+
+    Reading raises `SecurityError`, naming the file, for what is missing, damaged or unsafe;
+    writing raises `OSError`.
+    """
+
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        """`name` is the cluster's while the folder, which is being made, still has another."""
+        self.path = path
+        self.name = name or path.name
+        self.trust_path = path / "ca.pem"
+        self.key_path = path / "ca.key"
+        self._description_path = path / "cluster.json"
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def read(self) -> Cluster:
+        """The cluster, once its description and its authorities have been checked."""
+        path = self._description_path
+        try:
+            match json.loads(_read(path)):
+                case {
+                    "format": 1,
+                    "name": str(name),
+                    "id": str(cluster_id),
+                    "fingerprint": str(digest),
+                    "created": str(created),
+                } if name == self.name and _CLUSTER_ID.match(cluster_id):
+                    signs = fingerprint(self._authorities(cluster_id)[0])
+                    if signs != digest:
+                        raise damaged(
+                            self.trust_path, "its fingerprint is not the one in cluster.json"
+                        )
+                    return Cluster(name, cluster_id, signs, datetime.fromisoformat(created))
+                case {
+                    "format": 2,
+                    "kind": "issuer" | "joined" as kind,
+                    "name": str(name),
+                    "id": str(cluster_id),
+                    "created": str(created),
+                } if name == self.name and _CLUSTER_ID.match(cluster_id):
+                    made = datetime.fromisoformat(created)
+                    signs = fingerprint(self._authorities(cluster_id)[0])
+                    return Cluster(name, cluster_id, signs, made, joined=kind == _JOINED)
+                case {"format": int(number)} if number > _FORMAT:
+                    raise SecurityError(
+                        f"{path} is of format {number}, and this version knows {_FORMAT}; upgrade"
+                    )
+                case _:
+                    raise damaged(path, "it does not describe this cluster")
+        except (ValueError, RecursionError) as error:
+            raise damaged(path, str(error)) from error
+
+    def trust(self) -> tuple[x509.Certificate, ...]:
+        """The authorities that are trusted, the one that signs first."""
+        return self._authorities(self.read().id)
+
+    def authority(self) -> Authority:
+        """The authority that signs, with its key."""
+        pem = read_secret(self.key_path)
+        try:
+            key = serialization.load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise damaged(self.key_path, "it is not a PEM private key") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise damaged(self.key_path, "it is not an elliptic-curve key")
+        # By key, not by place: in a rotation the new key comes before, or after, the new order.
+        for certificate in self.trust():
+            if certificate.public_key() == key.public_key():
+                return Authority(certificate, key)
+        raise damaged(self.key_path, "the key does not belong to any certificate in ca.pem")
+
+    def credentials_path(self, role: str, name: str) -> Path:
+        """Where a joined home keeps the key and certificate of this role and name."""
+        # A role has no dot in it, so no two of these are the same.
+        return self.path / "credentials" / f"{check_role(role)}.{check_node_name(name)}.pem"
+
+    def joined_as(self) -> list[tuple[str, str]]:
+        """The roles and names that there are credentials of, sorted."""
+        found = []
+        for path in (self.path / "credentials").glob("*.pem"):
+            role, _, name = path.stem.partition(".")
+            with suppress(ConfigError):  # not one of ours
+                found.append((check_role(role), check_node_name(name)))
+        return sorted(found)
+
+    def _authorities(self, cluster_id: str) -> tuple[x509.Certificate, ...]:
+        try:
+            found = read_authorities(self.trust_path)
+        except SecurityError as error:
+            raise damaged(self.trust_path, str(error)) from error
+        for each in found:
+            if constrained_to(each) != cluster_id:
+                raise damaged(self.trust_path, "it holds the authority of another cluster")
+        return found
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def write_issuer(self, cluster_id: str, authority: Authority, now: datetime) -> None:
+        """Fill the folder, which is not in its place yet, for a cluster whose key is here."""
+        write_new(self.key_path, _key_pem(authority.key))
+        write_new(self.trust_path, _pem([authority.certificate]))
+        write_new(self._description_path, _description(_ISSUER, self.name, cluster_id, now))
+
+    def write_joined(
+        self, cluster_id: str, authorities: Iterable[x509.Certificate], now: datetime
+    ) -> None:
+        """Fill the folder, which is not in its place yet, for a cluster that was joined."""
+        write_new(self.trust_path, _pem(authorities))
+        (self.path / "credentials").mkdir(mode=0o700)
+        write_new(self._description_path, _description(_JOINED, self.name, cluster_id, now))
+
+    def store_credentials(
+        self,
+        role: str,
+        name: str,
+        key: ec.EllipticCurvePrivateKey,
+        chain: Sequence[x509.Certificate],
+    ) -> None:
+        """Keep a key and its certificate, in the place of former ones."""
+        replace_file(self.credentials_path(role, name), _key_pem(key) + _pem(chain))
+
+    def replace_trust(self, authorities: Sequence[x509.Certificate]) -> None:
+        """Trust these from now on; the first is the one that signs.  No change writes nothing."""
+        cluster = self.read()
+        if not authorities or any(constrained_to(each) != cluster.id for each in authorities):
+            raise SecurityError(f"those are no authorities of cluster {cluster.id}")
+        if list(authorities) == list(self._authorities(cluster.id)):
+            return
+        # The description first, so that no moment has a fingerprint that is not in ca.pem.
+        kind = _JOINED if cluster.joined else _ISSUER
+        description = _description(kind, cluster.name, cluster.id, cluster.created)
+        if self._description_path.read_bytes() != description:
+            replace_file(self._description_path, description)
+        replace_file(self.trust_path, _pem(authorities))
+
+    def replace_authority_key(self, key: ec.EllipticCurvePrivateKey) -> None:
+        """Sign with this key from now on, whose certificate is in `ca.pem` already."""
+        replace_file(self.key_path, _key_pem(key))
+
+
+def _description(kind: str, name: str, cluster_id: str, created: datetime) -> bytes:
+    fields = {
+        "format": _FORMAT,
+        "kind": kind,
+        "name": name,
+        "id": cluster_id,
+        "created": created.isoformat(),
+    }
+    return json.dumps(fields, indent=2).encode() + b"\n"
+
+
+def _pem(certificates: Iterable[x509.Certificate]) -> bytes:
+    return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in certificates)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise damaged(path, "it is missing") from error
+    except OSError as error:
+        raise SecurityError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def damaged(path: Path, what: str) -> SecurityError:
+    """What to raise for a file that is not as it was written."""
+    return SecurityError(
+        f"{path} is damaged: {what}; restore it from a copy, or move its folder away"
+    )
