@@ -19,10 +19,10 @@ An operation without `ok` or `error` was cut off with its client: it may have ru
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 
 class Malformed(Exception):
@@ -94,7 +94,7 @@ class Stored:
 
 
 Event: TypeAlias = Invoke | Ok | Error | Fault | Activate | Commit | Stored
-_KINDS: dict[str, type[Event]] = {
+KINDS: dict[str, type[Event]] = {
     kind.__name__.lower(): kind for kind in (Invoke, Ok, Error, Fault, Activate, Commit, Stored)
 }
 
@@ -102,33 +102,39 @@ _KINDS: dict[str, type[Event]] = {
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def load(paths: Iterable[Path]) -> list[Event]:
+def load(paths: Iterable[Path], kinds: Mapping[str, type[Any]] = KINDS) -> list[Any]:
     """The events of several files, those of one file in its order.  Raises `Malformed`."""
-    events: list[Event] = []
+    events: list[Any] = []
     for path in paths:
         lines = path.read_text().split("\n")
         # Whoever is killed may leave half a line, and nothing after it.
-        events += parse(lines[:-1], path.name)
+        events += parse(lines[:-1], path.name, kinds)
     return events
 
 
-def parse(lines: Iterable[str], name: str = "line") -> Iterator[Event]:
+def parse(
+    lines: Iterable[str], name: str = "line", kinds: Mapping[str, type[Any]] = KINDS
+) -> Iterator[Any]:
     """Events, one for each line.  Raises `Malformed`."""
     for number, line in enumerate(lines, 1):
         where = f"{name}:{number}"
         try:
             facts = json.loads(line)
-            kind = _KINDS[facts.pop("event")]
+            kind = kinds[facts.pop("event")]
             if kind is Stored:
-                facts["turns"] = tuple((str(op), int(epoch)) for op, epoch in facts["turns"])
-            event = kind(where, **facts)
+                facts["turns"] = [(str(op), int(epoch)) for op, epoch in facts["turns"]]
+            event = kind(where, **{key: _frozen(value) for key, value in facts.items()})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Malformed(f"{where}: not an event ({error!r}): {line[:200]}") from error
         _check_types(event)
         yield event
 
 
-def _check_types(event: Event) -> None:
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _check_types(event: Any) -> None:
     for field in fields(event):
         value = getattr(event, field.name)
         match field.type:
@@ -136,9 +142,11 @@ def _check_types(event: Event) -> None:
                 fits = isinstance(value, str)
             case "int":
                 fits = type(value) is int
+            case "bool":
+                fits = type(value) is bool
             case "float" | "float | None":
                 fits = type(value) in (int, float) or (value is None and field.type != "float")
             case _:
-                fits = True
+                fits = isinstance(value, tuple)
         if not fits:
             raise Malformed(f"{event.where}: {field.name} is {value!r}")

@@ -1,22 +1,19 @@
 """One simulated history: its seed draws the cluster, the clients and everything that befalls them.
 
-Faults overlap: each begins a while after the one before it and lasts as long as it likes, so that
-a partition may meet a restart, or an outage of the store a node that has just been resumed.  When
-all have ended the cluster must recover: every ledger takes one more turn.
+When all faults have ended (`misfortunes`) the cluster must recover: every ledger takes one more
+turn.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
 from ledgers import Client, Ledger, Plan
+from misfortunes import Fate, Misfortune
 from recording import Recorder
 from trio.testing import MockClock
 
@@ -37,17 +34,6 @@ OF_THE_REST = (
 # How long a partition, an outage ... lasts; 2.7 s make a silent node a dead one.
 SHORT_S, LONG_S = (0.01, 1.0), (1.0, 6.0)
 RECOVERED_WITHIN_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Misfortune:
-    """What befalls whom: `after_s` after the one before it began, and for how long."""
-
-    kind: str
-    targets: tuple[str, ...]
-    after_s: float
-    for_s: float
-    strength: float = 0.5
 
 
 def run(seed: int, path: Path, script: Sequence[Misfortune] | None = None) -> None:
@@ -126,8 +112,6 @@ class _History:
         self._stop = trio.Event()
         self._calling = 0
         self._idle = trio.Event()
-        self._free: set[str] = set()  # of nodes on whom nothing is
-        self._everybody: set[str] = set()
         self._failure: Exception | None = None
 
     async def play(self, names: tuple[str, ...], script: Sequence[Misfortune]) -> None:
@@ -137,13 +121,9 @@ class _History:
         (caller,) = await self._cluster.start(CALLER)
         with trio.fail_after(RECOVERED_WITHIN_S):
             await self._cluster.agreed()
-        self._free = set(names)
-        self._everybody = {*names, CALLER}
         self._call(caller, 2)
-        async with trio.open_nursery() as nursery:
-            for misfortune in script:
-                await trio.sleep(misfortune.after_s)
-                nursery.start_soon(self._befall, misfortune)
+        fate = Fate(self._cluster, self._recorder, self._begin)
+        await fate.befall(script, victims=names, everybody=(*names, CALLER))
         with trio.fail_after(RECOVERED_WITHIN_S):
             await self._cluster.agreed()
             self._stop.set()
@@ -176,68 +156,3 @@ class _History:
             self._calling -= 1
             if not self._calling:
                 self._idle.set()
-
-    # -- what befalls them --------------------------------------------------------------------
-
-    async def _befall(self, what: Misfortune) -> None:
-        of_nodes = what.kind in OF_A_NODE or what.kind == "rolling restart"
-        targets = {name for name in what.targets if not of_nodes or name in self._free}
-        if not targets:
-            return
-        if of_nodes:
-            self._free -= targets
-        told = " ".join(sorted(targets))
-        self._recorder.note("fault", kind=what.kind, target=told)
-        match what.kind:
-            case "crash":
-                await self._restart(what.targets[0], self._cluster.crash, what.for_s)
-            case "stop":
-                await self._stop_node(what.targets[0], what.for_s)
-            case "rolling restart":
-                for name in sorted(targets):
-                    await self._stop_node(name, what.for_s / 4)
-                    await trio.sleep(what.for_s / 4)
-            case _:
-                async with self._fault(what):
-                    await trio.sleep(what.for_s)
-        self._recorder.note("fault", kind="heal", target=f"{what.kind} {told}")
-        if of_nodes:
-            self._free |= targets
-
-    async def _stop_node(self, name: str, for_s: float) -> None:
-        with trio.fail_after(RECOVERED_WITHIN_S):
-            await self._cluster.stop(name)
-        await self._restart(name, lambda _: None, for_s)
-
-    async def _restart(self, name: str, end: Callable[[str], None], for_s: float) -> None:
-        end(name)
-        await trio.sleep(for_s)
-        self._begin(await self._cluster.restart(name))
-
-    @asynccontextmanager
-    async def _fault(self, what: Misfortune) -> AsyncIterator[None]:
-        """A fault that ends with the block."""
-        cluster, targets = self._cluster, what.targets
-        with ExitStack() as stack:
-            match what.kind:
-                case "pause":
-                    cluster.pause(targets[0])
-                    stack.callback(cluster.resume, targets[0])
-                case "partition" | "one-way partition":
-                    one_way = what.kind != "partition"
-                    others = self._everybody - {*targets}
-                    stack.enter_context(cluster.partition(targets, others, one_way=one_way))
-                case "outage" | "total outage":
-                    for name in targets:
-                        stack.enter_context(cluster.store(name).outage())
-                case "cuts":
-                    for _ in range(math.ceil(10 * what.strength)):
-                        cluster.cut(*targets)
-                        await trio.sleep(what.for_s / 10)
-                case "resets":
-                    stack.enter_context(cluster.resetting(0.02 * what.strength))
-                case "loss":
-                    stack.enter_context(cluster.lossy(0.2 * what.strength))
-                case "slowness":
-                    stack.enter_context(cluster.slow(0.0, what.strength))
-            yield
