@@ -41,6 +41,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cluster_events import (
+    Agreed,
     Answered,
     Asked,
     Conflict,
@@ -48,6 +49,7 @@ from cluster_events import (
     Event,
     Failed,
     Fired,
+    Healed,
     Joined,
     Left,
     Received,
@@ -65,8 +67,8 @@ from histories import Fault
 KNOWN_WITHIN_S = 10.0
 # For so long a claim that came to nothing, or whose node is dead, may keep others from a name.
 REMEMBERED_S = 25.0
-# How a process may end, beside what a conflict about a name tells it.
-REASONS = frozenset(("normal", "ValueError: as told", "killed", "shutdown"))
+# How the reason of a process's end may begin.
+REASONS = ("normal", "ValueError: as told", "killed", "shutdown", "NameConflict: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +277,7 @@ def _monitors(facts: Facts) -> _Found:
         if not downs and key not in let_go and _must_have_fired(facts, watch, targets):
             yield "D1 fired", f"{watch.where}: the monitor of {watch.target} did not fire"
     for ended in facts.ended.values():
-        if ended.reason not in REASONS and not ended.reason.startswith("NameConflict: "):
+        if not ended.reason.startswith(REASONS):
             yield "D1 reason", f"{ended.where}: {ended.process} ended with {ended.reason}"
 
 
@@ -451,6 +453,7 @@ def _failed_for(facts: Facts, call: Asked, failed: Failed) -> bool:
 def tally(events: Sequence[Event]) -> Counter[str]:
     """How much a history holds: a check of nothing finds nothing wrong."""
     counts: Counter[str] = Counter(histories=1, events=len(events))
+    healed = math.inf
     for event in events:
         match event:
             case Fault(kind=kind):
@@ -461,6 +464,10 @@ def tally(events: Sequence[Event]) -> Counter[str]:
                 counts[f"monitor fired {reason}"] += 1
             case Failed():
                 counts[f"call failed {event.error}"] += 1
+            case Healed(_, at):
+                healed = at
+            case Agreed(_, at):
+                counts[f"agreed within {math.ceil(at - healed):2} s of healing"] += 1
             case _:
                 counts[type(event).__name__.lower()] += 1
     return counts

@@ -8,6 +8,7 @@ in seconds.  What happens at one moment stands in no particular order.
     end        at, node                          it closed, or was killed
     fault      at, kind, target                  what was done to the cluster, and `heal` after it
     healed     at                                the last fault has ended: nobody begins anything
+    agreed     at                                all nodes were seen to believe the same
 
     up, down   at, node, member (, reason)       an event of the node's
     conflict   at, node, name, winner, loser     the same
@@ -72,6 +73,12 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Healed:
+    where: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
     where: str
     at: float
 
@@ -268,7 +275,7 @@ class View:
 
 
 Event: TypeAlias = (
-    Start | Closing | End | Fault | Healed | Up | Down | Conflict | Spawned | Ended
+    Start | Closing | End | Fault | Healed | Agreed | Up | Down | Conflict | Spawned | Ended
     | Sent | Received | Asked | Served | Answered | Failed
     | Claim | Granted | Refused | Released | Told | Joined | Left
     | Watch | Unwatch | Fired | View

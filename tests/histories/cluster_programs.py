@@ -7,6 +7,7 @@ writes down what it was told, and `cluster_checking` compares.
 
 from __future__ import annotations
 
+import math
 import random
 from contextlib import suppress
 from typing import Any
@@ -22,6 +23,7 @@ RETURN, RAISE, WATCH, UNWATCH = "return", "raise", "watch", "unwatch"
 # An actor's pause between two acts.
 PAUSE_S = (0.02, 0.25)
 MOST_WORKERS = 5
+# How long a caller waits that does not wait for ever.
 CALL_PATIENCE_S = (0.5, 6.0)
 
 
@@ -214,7 +216,7 @@ class Inhabitants:
         op, mine = self._op(), text(me.id)
         self.note("asked", process=mine, op=op, to=text(destination))
         error = "gave up"
-        with trio.move_on_after(draw.uniform(*CALL_PATIENCE_S)):
+        with trio.move_on_after(draw.choice((math.inf, draw.uniform(*CALL_PATIENCE_S)))):
             try:
                 answered, by = await me.call(destination, ("c", op))
             except SteinadlerError as failure:

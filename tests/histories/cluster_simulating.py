@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 from cluster_programs import Directory, Inhabitants, life, text
@@ -24,6 +25,8 @@ from steinadler.testing import SimulatedCluster
 SETTLED_S = 10.0
 # And within so long everybody knows that processes have ended, when nothing hinders.
 ENDED_S = 4.0
+# How often it is looked whether all agree already.
+LOOK_S = 0.1
 MET_WITHIN_S = 20.0
 # How long a fault lasts; 2.7 s make a silent node a dead one.
 SHORT_S, LONG_S = (0.01, 1.0), (2.0, 7.0)
@@ -125,9 +128,11 @@ class _History:
         await fate.befall(scene.script, scene.names, scene.names)
         self._recorder.note("healed")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep, SETTLED_S)
             for inhabitants in self._present.values():
                 nursery.start_soon(inhabitants.rest)
+            nursery.start_soon(self._notice_agreement)
+            await trio.sleep(SETTLED_S)
+            nursery.cancel_scope.cancel()  # whoever has not ended what it began never will
         await self._ask(1)
         for inhabitants in self._present.values():
             inhabitants.dismiss()
@@ -156,20 +161,28 @@ class _History:
         if inhabitants.failure is not None:
             raise inhabitants.failure
 
+    async def _notice_agreement(self) -> None:
+        """Write down when all nodes believe the same, with nobody changing it any more."""
+        while True:
+            beliefs = [await self._belief(each.node) for each in self._present.values()]
+            if all(belief == beliefs[0] for belief in beliefs):
+                break
+            await trio.sleep(LOOK_S)
+        self._recorder.note("agreed")
+
+    async def _belief(self, node: Node) -> dict[str, Any]:
+        """Whom a node counts as members, who holds names, who is in groups."""
+        holders = [(name, await node.whereis(f"{name}@*")) for name in self._directory.names]
+        groups = [(name, node.group(name).members()) for name in self._directory.groups]
+        return {
+            "members": [life(member.node) for member in node.members()],
+            "names": [(name, text(holder)) for name, holder in holders if holder is not None],
+            "groups": [(name, list(map(text, members))) for name, members in groups if members],
+        }
+
     async def _ask(self, phase: int) -> None:
         """Have every node tell what it believes."""
         for inhabitants in self._present.values():
             node = inhabitants.node
-            names, groups = [], []
-            for name in self._directory.names:
-                holder = await node.whereis(f"{name}@*")
-                if holder is not None:
-                    names.append((name, text(holder)))
-            for name in self._directory.groups:
-                members = node.group(name).members()
-                if members:
-                    groups.append((name, [text(member) for member in members]))
-            facts = {"members": [life(member.node) for member in node.members()]}
-            self._recorder.note(
-                "view", node=life(node.id), phase=phase, names=names, groups=groups, **facts
-            )
+            belief = await self._belief(node)
+            self._recorder.note("view", node=life(node.id), phase=phase, **belief)

@@ -89,6 +89,7 @@ GOOD: list[Line] = [
     line("up", 9.1, node=A, member=B2),
     line("up", 9.1, node=B2, member=A),
     line("healed", 9.1),
+    line("agreed", 9.2),
     line("watch", 9.2, process=NEW_BOB, reference=1, target=ANNE),
     line("watch", 9.2, process=ANNE, reference=4, target=NEW_BOB),
     line("unwatch", 9.3, process=ANNE, reference=4),
@@ -152,6 +153,7 @@ def test_a_good_history_passes_and_is_counted() -> None:
     counts = tally(list(parse(map(json.dumps, GOOD), kinds=KINDS)))
     assert counts["sent"] == counts["received"] == 3
     assert counts["monitor fired noconnection"] == 2
+    assert counts["agreed within  1 s of healing"] == 1
     assert counts["fault partition"] == counts["fault crash"] == 1
 
 
