@@ -126,10 +126,17 @@ class MembershipSettings:
     # Each node passes a change on in this many times ceil(log10(members + 1)) messages.  Raising it
     # reaches the last member sooner, for as many more bytes on probes after each change.
     retransmit_factor: int = 4
-    # Full state is exchanged with one random member this often, to repair whatever gossip missed:
-    # about 100 bytes for each member, both ways.  Raising it leaves a node that missed something
-    # wrong for longer.
+    # Tables are compared with one random neighbour this often, to repair whatever gossip missed:
+    # 300 bytes, and where they differ a 32nd of each, about 100 bytes for each member.  Raising it
+    # leaves a node that missed something wrong for longer.
     sync_interval_s: float = 10.0
+    # Up to so many members everybody is connected to everybody.  Raising it makes news a step
+    # shorter in larger clusters, for that many connections of each node.
+    mesh_size: int = 32
+    # Above it each member is connected to two others on each of so many rings, twelve by default.
+    # Raising it lets more neighbours fail at once, and costs two connections each; probes stay four
+    # a round, so that each neighbour is probed less often.
+    rings: int = 6
     # A member that is down or has left is remembered for so long, so that old news of it is known
     # to be old; one that is down is also re-dialled for so long.  Raising it costs about 500 bytes
     # for each life that ended meanwhile.

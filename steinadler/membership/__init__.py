@@ -1,14 +1,15 @@
 """Who is in the cluster: the SWIM engine, without I/O.
 
 `Swim` takes what happens and hands it on: to `detection`, which looks for signs of life, to
-`beliefs`, which holds the records that win, and to `rumours`, which pass them on. `health` knows
-how far this node may trust its own judgement. `members` has the records and the one rule that
-compares them; `messages` is what travels; `events` is what the engine is told and what it asks for.
-`partition` groups what it says into losses and merges. The protocol is that of Das, Gupta and
-Motivala, "SWIM: Scalable Weakly-consistent Infection-style Process Group Membership Protocol"
-(2002), with Dadgar, Phillips and Currey, "Lifeguard: Local Health Awareness for More Accurate
-Failure Detection" (2017), run over connections that are already authenticated and ordered instead
-of UDP.
+`beliefs`, which holds the records that win, to `rumours`, which pass them on, and to `exchange`,
+which compares tables.  All of them turn to `neighbours` only, which `overlay` finds among all
+members.  `health` knows how far this node may trust its own judgement.  `members` has the records
+and the one rule that compares them; `messages` is what travels; `events` is what the engine is told
+and what it asks for.  `partition` groups what it says into losses and merges.  The protocol is that
+of Das, Gupta and Motivala, "SWIM: Scalable Weakly-consistent Infection-style Process Group
+Membership Protocol" (2002), with Dadgar, Phillips and Currey, "Lifeguard: Local Health Awareness
+for More Accurate Failure Detection" (2017), run over connections that are already authenticated and
+ordered instead of UDP.
 """
 
 from steinadler.membership.events import (
@@ -21,8 +22,11 @@ from steinadler.membership.events import (
     Effect,
     Input,
     Leave,
+    NeighbourAdded,
+    NeighbourRemoved,
     ObserverConnected,
     ObserverDisconnected,
+    Reach,
     Received,
     Refused,
     Relabel,
@@ -54,9 +58,12 @@ __all__ = [
     "MemberState",
     "MembersLost",
     "Message",
+    "NeighbourAdded",
+    "NeighbourRemoved",
     "ObserverConnected",
     "ObserverDisconnected",
     "Partitions",
+    "Reach",
     "Received",
     "Refused",
     "Relabel",

@@ -9,6 +9,9 @@ otherwise bury both sides before it revives them.
 higher refutation, which only it can make.  What it cannot overrule, a later life of its name or
 that it has left, it takes for the cluster's last word: it is usurped.
 
+**News** is what changes a belief here, and is passed on; but not what the first peer of a newcomer
+holds: all others have long heard of it, and would be told of each member once more.
+
 **Memory.**  A record DOWN or LEFT is forgotten in time.  An engine older than that takes no such
 record about a name it does not know, because it may be one that it has forgotten: nodes would
 remind each other for ever.  Nor does a table grow for ever (X4).
@@ -28,9 +31,10 @@ from steinadler.membership.detection import Detector
 from steinadler.membership.events import Usurped
 from steinadler.membership.members import Member, MemberState, join
 from steinadler.membership.messages import MAX_INTEGER
+from steinadler.membership.neighbours import Neighbours
 from steinadler.membership.outbox import Outbox, Phase
 from steinadler.membership.rumours import Rumours
-from steinadler.membership.table import MAX_ENTRIES, Entry, Link, Table, transition
+from steinadler.membership.table import MAX_ENTRIES, Entry, Table, transition
 
 
 class Beliefs:
@@ -40,6 +44,7 @@ class Beliefs:
         self,
         me: Member,
         table: Table,
+        neighbours: Neighbours,
         rumours: Rumours,
         detector: Detector,
         outbox: Outbox,
@@ -49,7 +54,10 @@ class Beliefs:
         self.me = me
         # From when on a name that is not in the table may be one that was forgotten.
         self.forgetful_at = math.inf
+        # Who was the only one known when it was met; until tables are next compared.
+        self.introducer: NodeId | None = None
         self._table = table
+        self._neighbours = neighbours
         self._rumours = rumours
         self._detector = detector
         self._outbox = outbox
@@ -59,8 +67,10 @@ class Beliefs:
         """Whether that is this node's name in the cluster."""
         return name == self.me.node.name and not self._observer
 
-    def merge(self, records: Iterable[Member], source: NodeId, now: float) -> None:
-        """Take in what `source` passed on as news."""
+    def merge(
+        self, records: Iterable[Member], source: NodeId, now: float, *, news: bool = True
+    ) -> None:
+        """Take in what `source` passed on, as news or as what it holds."""
         for record in records:
             name = record.node.name
             if self.is_me(name):
@@ -73,7 +83,8 @@ class Beliefs:
                 if forgotten or len(self._table) >= MAX_ENTRIES:
                     continue
             left = record.state is MemberState.LEFT
-            self.believe(record, "left" if left else f"declared down by {source.name}", now)
+            reason = "left" if left else f"declared down by {source.name}"
+            self.believe(record, reason, now, news=news)
 
     def merge_table(self, records: Iterable[Member], source: NodeId, now: float) -> None:
         """Take in what `source` holds, some of which may be old."""
@@ -84,7 +95,7 @@ class Beliefs:
                 if entry is not None and entry.member.state.is_member:
                     record = record.in_state(MemberState.SUSPECT)
             softened.append(record)
-        self.merge(softened, source, now)
+        self.merge(softened, source, now, news=source != self.introducer)
 
     def believe_state(self, entry: Entry, state: MemberState, reason: str, now: float) -> None:
         """Hold that a node is now in `state`, unless what is held wins over that."""
@@ -95,7 +106,7 @@ class Beliefs:
         accused = entry.member.in_state(MemberState.SUSPECT, self.me.node.name)
         self.believe(accused, "", now)
 
-    def believe(self, record: Member, reason: str, now: float) -> None:
+    def believe(self, record: Member, reason: str, now: float, *, news: bool = True) -> None:
         """Join `record` with what is held, with all that follows if that changes."""
         name = record.node.name
         entry = self._table.find(name)
@@ -105,23 +116,17 @@ class Beliefs:
             if record == old:
                 return
         self._outbox.add(transition(old, record, reason))
-        if entry is None:
-            entry = Entry(record, Link.NEVER, now)
-            self._table.add(entry)
-        elif entry.member.node != record.node:
-            self._detector.former_life(entry.member.node)
-            entry.link = Link.NEVER
-        entry.member, entry.since = record, now
-        was_member = old is not None and old.state.is_member
-        if record.state.is_member and not was_member:
-            self._detector.add(name)
-        elif was_member and not record.state.is_member:
-            self._detector.remove(record.node)
+        self._table.hold(record, now)
+        if old is not None and (old.node != record.node or not record.state.is_member):
+            self._neighbours.drop(name)
+            self._detector.former_life(old.node)
         if record.state is not MemberState.SUSPECT:
-            self._detector.clear(name)
+            self._detector.suspicions.clear(name)
         elif old is None or replace(record, accusers=old.accusers) != old:
-            self._detector.suspect(name, now)  # and not for one more accuser, who shortens it
-        if not self._observer:
+            self._detector.suspicions.start(name, now)
+        else:
+            self._detector.suspicions.reckon(name)  # one more accuser shortens it
+        if news and not self._observer:
             self._rumours.add(record)
 
     def relabel(self, labels: tuple[tuple[str, str], ...]) -> None:

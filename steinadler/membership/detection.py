@@ -1,11 +1,15 @@
 """Detection: whom to ask for a sign of life, and when its absence is a verdict.
 
-Each probe round pings the next few members.  One that does not answer within `direct_timeout_s`
+Each probe round pings the next few neighbours.  One that does not answer within `direct_timeout_s`
 is pinged through others; when that brings no answer within `indirect_timeout_s` either, it is
 accused, and has a while to say otherwise: the less, the more others have accused it by probes of
-their own (`timing` has the sums).  A connection that broke is a
-direct ping that failed: the others are asked at once.  Deciding on a broken connection alone was
+their own (`timing` has the sums, `suspicions` the clocks).  A neighbour's connection that broke is
+a direct ping that failed: the others are asked at once.  Deciding on a broken connection alone was
 refused: it would make a network hiccup a death (promise S2).
+
+Those asked are neighbours of the silent one that are connected here; where these are too few,
+neighbours of this node, which dial it for the question.  That it can be dialled is a sign of life
+too.
 
 The suspect is the first to be told: whatever is sent to it begins with what it has to refute
 (Lifeguard's buddy).  Any message from it restarts the clock of its suspicion here, because its
@@ -27,13 +31,16 @@ from typing import assert_never
 from steinadler.config import MembershipSettings
 from steinadler.identity import NodeId
 from steinadler.membership import timing
+from steinadler.membership.events import Reach
 from steinadler.membership.health import LocalHealth
 from steinadler.membership.members import Member, MemberState
 from steinadler.membership.messages import Ack, Nack, Ping, PingRequest
+from steinadler.membership.neighbours import Neighbours
 from steinadler.membership.outbox import Outbox
 from steinadler.membership.probes import Probe, ProbeRing, Probes, Relay, Relays, Stage
 from steinadler.membership.round_trips import RoundTrips
 from steinadler.membership.rumours import Rumours
+from steinadler.membership.suspicions import Suspicions
 from steinadler.membership.table import Entry, Link, Table
 
 
@@ -44,6 +51,7 @@ class Detector:
         self,
         me: NodeId,
         table: Table,
+        neighbours: Neighbours,
         rumours: Rumours,
         outbox: Outbox,
         settings: MembershipSettings,
@@ -51,6 +59,7 @@ class Detector:
     ) -> None:
         self._me = me
         self._table = table
+        self._neighbours = neighbours
         self._rumours = rumours
         self._outbox = outbox
         self._settings = settings
@@ -58,44 +67,31 @@ class Detector:
         self._ring = ProbeRing(rng)
         self._probes = Probes()
         self._relays = Relays()
+        self.suspicions = Suspicions(table, settings)
         self.health = LocalHealth(settings)
         self.round_trips = RoundTrips()
         self._sequence = 0
         # Rounds left out since the last one, because this node was not well.
         self._rested = 0
-        # By name: since when a suspect may refute, and when an observer gives up what it lost.
-        self._suspected_at: dict[str, float] = {}
+        # By name: when an observer gives up whom it lost.
         self._lost: dict[str, float] = {}
 
-    @property
-    def cluster_size(self) -> int:
-        """How many members there are, this node included."""
-        return len(self._ring) + 1
-
-    # What becomes of members, from `beliefs`.
-
-    def add(self, name: str) -> None:
-        """There is a new member to probe."""
-        self._ring.add(name)
-
-    def remove(self, node: NodeId) -> None:
-        """It is a member no more."""
-        self._ring.remove(node.name)
-        self.former_life(node)
+    # What becomes of members and neighbours.
 
     def former_life(self, node: NodeId) -> None:
-        """A later life of that name is known: whether this one answers no longer matters."""
-        self._probes.end(node)
+        """It is no member, or a later life is: whether this one answers no longer matters."""
+        self.no_neighbour(node)
         self.round_trips.forget(node)
+
+    def neighbour(self, name: str) -> None:
+        """There is a new neighbour to probe."""
+        self._ring.add(name)
+
+    def no_neighbour(self, node: NodeId) -> None:
+        """Others probe that one."""
+        self._ring.discard(node.name)
+        self._probes.end(node)
         self._lost.pop(node.name, None)
-
-    def suspect(self, name: str, now: float) -> None:
-        """Start, or start again, the time that a suspect has to say that it lives."""
-        self._suspected_at[name] = now
-
-    def clear(self, name: str) -> None:
-        """It is no suspect."""
-        self._suspected_at.pop(name, None)
 
     # What becomes of connections, and messages that are signs of life.
 
@@ -104,12 +100,18 @@ class Detector:
         node = entry.member.node
         self._probes.end(node)
         if entry.member.state is MemberState.SUSPECT:
-            self.suspect(node.name, now)
+            self.suspicions.start(node.name, now)
         if entry.link is Link.CONNECTED:
             self._lost.pop(node.name, None)
 
+    def connected(self, entry: Entry, now: float) -> None:
+        """A connection to that life of a node was made: whoever had it pinged has the answer."""
+        self.heard_from(entry, now)
+        for relay in self._relays.reached(entry.member.node):
+            self._pass_on(relay)
+
     def disconnected(self, node: NodeId, now: float) -> None:
-        """The connection to a member broke: ask the others, unless they were asked already."""
+        """The connection to a neighbour broke: ask the others, unless they were asked already."""
         probe = self._probes.find(node)
         if probe is None or probe.stage is Stage.DIRECT:
             self._ask_others(node, self._next_sequence(), now)
@@ -127,28 +129,43 @@ class Detector:
         entry = self._table.entry_of(target)
         if target == self._me:
             self.answer(origin, sequence)
-        elif entry is not None and entry.link is Link.CONNECTED:
+        elif entry is not None and self._can_try(entry):
             nack_at = now + self._settings.indirect_timeout_s / 2
             expires = now + self._settings.direct_timeout_s + self._settings.indirect_timeout_s
             ours = self._next_sequence()
             self._relays.start(ours, Relay(origin, sequence, target, nack_at, expires))
-            self._outbox.send(target, Ping(ours, self._piggyback(target)))
+            if entry.link is Link.CONNECTED:
+                self._outbox.send(target, Ping(ours, self._piggyback(target)))
+            else:
+                self._outbox.add([Reach(entry.member)])
         else:
             self._outbox.send(origin, Nack(sequence, self._piggyback(origin)))
+
+    def _can_try(self, entry: Entry) -> bool:
+        # A neighbour is dialled all the time: that there is no connection is all there is to say.
+        member = entry.member
+        return entry.link is Link.CONNECTED or (
+            member.state.is_member
+            and bool(member.addresses)
+            and member.node.name not in self._neighbours
+        )
 
     def answered(self, sender: NodeId, sequence: int, now: float) -> None:
         """A ping was answered: pass that on to whom it was for, or count it as a sign of life."""
         self.round_trips.answered(sender, sequence, now)
         relay = self._relays.answered(sequence, sender)
         if relay is not None:
-            origin = self._table.entry_of(relay.origin)
-            if origin is not None and origin.link is Link.CONNECTED:
-                self.answer(relay.origin, relay.sequence)
+            self._pass_on(relay)
             return
         target = self._probes.answered_by_relay(sequence, sender)
         entry = None if target is None else self._table.entry_of(target)
         if entry is not None:
             self.heard_from(entry, now)
+
+    def _pass_on(self, relay: Relay) -> None:
+        origin = self._table.entry_of(relay.origin)
+        if origin is not None and origin.link is Link.CONNECTED:
+            self.answer(relay.origin, relay.sequence)
 
     def not_answered(self, sender: NodeId, sequence: int) -> None:
         """One that was asked to ping another has no answer so far."""
@@ -160,16 +177,16 @@ class Detector:
         """When a probe or a suspicion runs out, or somebody waits for a nack."""
         yield from self._probes.deadlines()
         yield from self._relays.deadlines()
-        yield from map(self._verdict_at, self._suspected_at)
+        yield from self.suspicions.deadlines()
         yield from self._lost.values()
 
     def postpone(self, seconds: float) -> None:
         """Give everybody more time."""
         self._probes.postpone(seconds)
         self._relays.postpone(seconds)
-        for clocks in (self._suspected_at, self._lost):
-            for name in clocks:
-                clocks[name] += seconds
+        self.suspicions.postpone(seconds)
+        for name in self._lost:
+            self._lost[name] += seconds
 
     def accused(self, now: float) -> Iterator[Entry]:
         """Take the probes that have timed out a step further; yield who answered nobody.
@@ -197,18 +214,17 @@ class Detector:
 
     def condemned(self, now: float) -> Iterator[Entry]:
         """Yield the members whose time has run out, in the order it did."""
-        verdicts = {name: self._verdict_at(name) for name in self._suspected_at} | self._lost
+        verdicts = self.suspicions.due(now)
+        verdicts |= {name: at for name, at in self._lost.items() if at <= now}
         for name in sorted(verdicts, key=verdicts.__getitem__):
-            if verdicts[name] > now:
-                break
-            self._suspected_at.pop(name, None)
+            self.suspicions.clear(name)
             self._lost.pop(name, None)
             entry = self._table.find(name)
             if entry is not None and entry.member.state.is_member:
                 yield entry
 
     def begin_round(self, now: float) -> None:
-        """Ping the next few members, unless this node is to rest: one that is ill pings less."""
+        """Ping the next few neighbours, unless this node is to rest: one that is ill pings less."""
         self._relays.expire(now)
         self.health.interval_passed()
         if self._rested < self.health.score:
@@ -226,31 +242,43 @@ class Detector:
                 self._probes.start(Probe(sequence, node, Stage.DIRECT, deadline))
                 self.round_trips.asked(node, sequence, now)
                 self._outbox.send(node, Ping(sequence, self._piggyback(node)))
-            elif entry.link is Link.LOST or now >= entry.since + self._settings.suspicion_s:
-                # One that is only heard of gets that long to be met, by us and by the others.
+            elif (
+                entry.link is Link.LOST
+                or now >= self._neighbours.since(name) + self._settings.suspicion_s
+            ):
+                # One that was not met yet gets that long, to be met by us and by the others.
                 self._ask_others(node, self._next_sequence(), now)
 
     def _ask_others(self, node: NodeId, sequence: int, now: float) -> None:
-        members = [other for other in self._table.connected_members() if other != node]
-        # A suspect may know a way, but its silence would say nothing about this node's ears.
-        unsuspected = [other for other in members if other.name not in self._suspected_at]
-        others = unsuspected or members
-        asked = self._rng.sample(others, min(self._settings.indirect_probes, len(others)))
         deadline = now + self._settings.indirect_timeout_s
+        asked = self._helpers(node)
         self._probes.start(Probe(sequence, node, Stage.INDIRECT, deadline, frozenset(asked)))
         for other in asked:
             self._outbox.send(other, PingRequest(sequence, node, self._piggyback(other)))
 
-    def _verdict_at(self, name: str) -> float:
-        entry = self._table.find(name)
-        accusers = 0 if entry is None else len(entry.member.accusers)
-        others = len(self._ring) - len(self._suspected_at)
-        timeout = timing.suspicion_timeout_s(self._settings, max(0, accusers - 1), others)
-        return self._suspected_at[name] + timeout
+    def _helpers(self, node: NodeId) -> list[NodeId]:
+        entries = map(self._table.find, self._table.overlay.neighbours_of(node.name))
+        near = [
+            entry.member.node
+            for entry in entries
+            if entry is not None and entry.link is Link.CONNECTED
+        ]
+        ours = [one for one in self._neighbours.connected() if one != node and one not in near]
+        helpers: list[NodeId] = []
+        for candidates in (near, ours):
+            # A suspect may know a way, but its silence would say nothing about this node's ears.
+            unsuspected = [one for one in candidates if one.name not in self.suspicions]
+            count = min(self._settings.indirect_probes - len(helpers), len(unsuspected))
+            helpers += self._rng.sample(unsuspected, count)
+        if not helpers:
+            suspects = near + ours
+            count = min(self._settings.indirect_probes, len(suspects))
+            helpers = self._rng.sample(suspects, count)
+        return helpers
 
     def _next_sequence(self) -> int:
         self._sequence += 1
         return self._sequence
 
     def _piggyback(self, to: NodeId) -> tuple[Member, ...]:
-        return self._rumours.piggyback(to, self.cluster_size)
+        return self._rumours.piggyback(to)

@@ -92,6 +92,27 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class NeighbourAdded:
+    """Keep connected to this member from now on.  Comes after its `Up`."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourRemoved:
+    """This member need not be connected any longer.  A `Down` says so too, and comes alone."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Dial this member once, which is no neighbour: somebody asks whether it is there."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
 class Up:
     """This life of a node is a member from now on.  Alternates with `Down`, per life."""
 
@@ -144,14 +165,26 @@ class Blocked:
     seconds: float
 
 
-Effect: TypeAlias = Send | Up | Down | Suspected | Cleared | Updated | Usurped | Blocked
+Effect: TypeAlias = (
+    Send
+    | Up
+    | Down
+    | Suspected
+    | Cleared
+    | Updated
+    | NeighbourAdded
+    | NeighbourRemoved
+    | Reach
+    | Usurped
+    | Blocked
+)
 
 
 class Admission(Enum):
     """What a handshake is to answer a node that wants to connect."""
 
     ADMITTED = "admitted"
-    # The name is ours, or another life of it is alive and connected to us.
+    # The name is ours, or another life of it is alive as far as we know.
     NAME_IN_USE = "name_in_use"
     # A later life of that name is known, or this very life has left.
     STALE = "stale"

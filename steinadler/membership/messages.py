@@ -10,9 +10,11 @@ strings and arrays are all that a decoder has to survive (promise X4).
     PingRequest   [2, sequence, target, updates]     ping the target for me (SWIM 4.1)
     Ack           [3, sequence, updates]             the answer to either
     Gossip        [4, updates]                       news
-    SyncRequest   [5, members]                       all I know; tell me all you know
-    SyncReply     [6, members]                       all I know
+    SyncRequest   [5, members, buckets]              what I know; tell me what you know in them
+    SyncReply     [6, members]                       what I know
     Nack          [7, sequence, updates]             I am here; your target has not answered so far
+    Summary       [8, digests]                       what I know, in 32 numbers: where do we differ?
+    buckets       numbers under 32; null, or nothing, asks for all
     target        [name, incarnation]
     member        [name, incarnation, addresses, labels, state, refutation, accusers]
     accusers      names; records without them, of older nodes, have none
@@ -45,6 +47,8 @@ MAX_RECORDS = 2_048
 _MAX_DEPTH = 6
 # Integers that any language's 64-bit signed type holds, with room to add one.
 MAX_INTEGER = 2**62
+# How many digests a summary has: the more there are, the less is sent for one difference.
+BUCKETS = 32
 
 # Every tag that cbor2 decodes by itself.  None is ours, so each is an error.
 _BUILT_IN_TAGS = (
@@ -98,19 +102,30 @@ class Gossip:
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """The sender's table, or the last part of it; answered by `SyncReply`."""
+    """What the sender holds, or the last part of it; answered by `SyncReply`.
+
+    It asks for what the receiver holds in these `buckets`, or for its whole table.
+    """
+
+    members: tuple[Member, ...]
+    buckets: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReply:
+    """What the sender holds, or a part of it.  Not answered."""
 
     members: tuple[Member, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class SyncReply:
-    """The sender's table, or a part of it.  Not answered."""
+class Summary:
+    """The digests of the sender's table; answered when the receiver's differ."""
 
-    members: tuple[Member, ...]
+    digests: tuple[int, ...]
 
 
-Message: TypeAlias = Ping | PingRequest | Ack | Nack | Gossip | SyncRequest | SyncReply
+Message: TypeAlias = Ping | PingRequest | Ack | Nack | Gossip | SyncRequest | SyncReply | Summary
 
 
 def encode(message: Message) -> bytes:
@@ -125,12 +140,14 @@ def encode(message: Message) -> bytes:
             return cbor2.dumps([3, sequence, _records(updates)])
         case Gossip(updates):
             return cbor2.dumps([4, _records(updates)])
-        case SyncRequest(members):
-            return cbor2.dumps([5, _records(members)])
+        case SyncRequest(members, buckets):
+            return cbor2.dumps([5, _records(members), buckets])
         case SyncReply(members):
             return cbor2.dumps([6, _records(members)])
         case Nack(sequence, updates):
             return cbor2.dumps([7, sequence, _records(updates)])
+        case Summary(digests):
+            return cbor2.dumps([8, digests])
         case _:
             assert_never(message)
 
@@ -194,12 +211,14 @@ def _message(value: object) -> Message:
             return Ack(_integer(sequence), _members(updates))
         case [4, updates, *_]:
             return Gossip(_members(updates))
-        case [5, members, *_]:
-            return SyncRequest(_members(members))
+        case [5, members, *later]:
+            return SyncRequest(_members(members), _buckets(later[0]) if later else None)
         case [6, members, *_]:
             return SyncReply(_members(members))
         case [7, sequence, updates, *_]:
             return Nack(_integer(sequence), _members(updates))
+        case [8, list(digests), *_] if len(digests) == BUCKETS:
+            return Summary(tuple(_integer(digest) for digest in digests))
         case _:
             raise RemoteProtocolError("not a membership message of this version")
 
@@ -252,6 +271,17 @@ def _accusers(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > MAX_ACCUSERS:
         raise RemoteProtocolError("not a list of accusers, or too long")
     return tuple(check_node_name(_text(item)) for item in value)
+
+
+def _buckets(value: object) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) > BUCKETS:
+        raise RemoteProtocolError("not a list of buckets, or too long")
+    buckets = tuple(_integer(item) for item in value)
+    if any(bucket >= BUCKETS for bucket in buckets):
+        raise RemoteProtocolError(f"a bucket's number is under {BUCKETS}")
+    return buckets
 
 
 def _state(value: object) -> MemberState:

@@ -44,8 +44,10 @@ class ProbeRing:
         if place < self._next:
             self._next += 1
 
-    def remove(self, name: str) -> None:
-        """Probe `name` no more.  Raises ValueError when it is not in the ring."""
+    def discard(self, name: str) -> None:
+        """Probe `name` no more."""
+        if name not in self._names:
+            return
         place = self._names.index(name)
         del self._names[place]
         if place < self._next:
@@ -165,6 +167,13 @@ class Relays:
         if relay is None or relay.target != sender:
             return None
         return self._by_sequence.pop(sequence)
+
+    def reached(self, target: NodeId) -> list[Relay]:
+        """Take out all for which `target` was to be pinged: it is there."""
+        found = {s: relay for s, relay in self._by_sequence.items() if relay.target == target}
+        for sequence in found:
+            del self._by_sequence[sequence]
+        return list(found.values())
 
     def deadlines(self) -> Iterable[float]:
         """When those who asked are to be told that there is no answer so far."""

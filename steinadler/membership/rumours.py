@@ -1,9 +1,13 @@
 """Who is told what, and when: this node's side of dissemination.
 
-News goes at once to a few random members, to the accused and to all observers, and rides on
+News goes at once to a few random neighbours, to the accused and to all observers, and rides on
 probes afterwards.  A node's own refutation goes to everybody it is connected to: it is rare, it
 is urgent, and only one node has it.  Leaving all of it to piggy-backing, as SWIM does, was
 refused: it would add probe rounds to every detection time.
+
+News of hundreds of members, when two sides of a network meet again, goes as many messages, each to
+a few neighbours of its own.  What waits for probes moves at a kilobyte a probe: suspicions would
+run out before they are refuted.
 """
 
 from __future__ import annotations
@@ -17,14 +21,22 @@ from steinadler.membership.dissemination import GossipQueue, batches
 from steinadler.membership.events import Send
 from steinadler.membership.members import Member, MemberState
 from steinadler.membership.messages import Gossip
+from steinadler.membership.neighbours import Neighbours
 from steinadler.membership.table import Link, Table
 
 
 class Rumours:
     """What this node has to pass on.  It reads the table and never changes it."""
 
-    def __init__(self, table: Table, settings: MembershipSettings, rng: random.Random) -> None:
+    def __init__(
+        self,
+        table: Table,
+        neighbours: Neighbours,
+        settings: MembershipSettings,
+        rng: random.Random,
+    ) -> None:
         self._table = table
+        self._neighbours = neighbours
         self._settings = settings
         self._rng = rng
         self._queue = GossipQueue()
@@ -48,37 +60,39 @@ class Rumours:
         """Spread nothing of what this call brought."""
         self._news = []
 
-    def piggyback(self, to: NodeId, members: int) -> tuple[Member, ...]:
+    def piggyback(self, to: NodeId) -> tuple[Member, ...]:
         """What a probe or an answer to `to` carries; first what `to` itself has to refute."""
-        updates = self._queue.take(timing.transmissions(self._settings, members))
+        updates = self._queue.take(self._transmissions())
         entry = self._table.entry_of(to)
         if entry is None or entry.member.state is MemberState.ALIVE:
             return updates
         return (entry.member, *(one for one in updates if one != entry.member))
 
-    def spread(self, me: NodeId, source: NodeId | None, members: int) -> list[Send]:
-        """Tell the news, to others than the `source` it came from, in a cluster of `members`."""
+    def spread(self, me: NodeId, source: NodeId | None) -> list[Send]:
+        """Tell the news, to others than the `source` it came from."""
         news, self._news = self._news, []
         if not news:
             return []
-        recipients = self._recipients(news, me, source)
-        first, *rest = batches(news)
-        sends = [Send(node, Gossip(first)) for node in recipients]
-        for node in sorted(self.observers):
-            sends.extend(Send(node, Gossip(batch)) for batch in (first, *rest))
-        for record in first:
-            self._queue.discard(record.node.name)
-            if len(recipients) < timing.transmissions(self._settings, members):
-                self._queue.put(record, sent=len(recipients))
-        for batch in rest:
+        sends: list[Send] = []
+        for batch in batches(news):
+            recipients = self._recipients(batch, me, source)
+            sends.extend(Send(node, Gossip(batch)) for node in recipients)
+            sends.extend(Send(node, Gossip(batch)) for node in sorted(self.observers))
             for record in batch:
-                self._queue.put(record)
+                self._queue.discard(record.node.name)
+                if len(recipients) < self._transmissions():
+                    self._queue.put(record, sent=len(recipients))
         return sends
 
-    def _recipients(self, news: list[Member], me: NodeId, source: NodeId | None) -> list[NodeId]:
+    def _transmissions(self) -> int:
+        return timing.transmissions(self._settings, len(self._table.overlay))
+
+    def _recipients(
+        self, news: tuple[Member, ...], me: NodeId, source: NodeId | None
+    ) -> list[NodeId]:
         if any(record.node == me for record in news):
             return self._table.connected()
-        others = [node for node in self._table.connected_members() if node != source]
+        others = [node for node in self._neighbours.connected() if node != source]
         recipients = self._rng.sample(others, min(timing.FANOUT, len(others)))
         for record in news:
             if record.state in (MemberState.SUSPECT, MemberState.DOWN):

@@ -6,18 +6,20 @@
                    -> Rumours    who is told of it, and when      (`rumours`, `dissemination`)
                    -> effects                                     (`outbox`, `events`)
 
-Members are probed; one that answers nobody is SUSPECT, everybody is told, others confirm it by
-probes of their own, and it has a while to say otherwise, which only it can.  This module says what
-each input means to the three: what a connection that came, broke or was refused is evidence of,
-and who is sent which table.
+Members are probed by their neighbours (`overlay`); one that answers nobody is SUSPECT, everybody
+is told, others confirm it by probes of their own, and it has a while to say otherwise, which only
+it can.  This module says what each input means to the three: what a connection that came, broke or
+was refused is evidence of, and with whom tables are compared.
 
-**Connections.**  One that broke is a direct ping that failed.  A refused re-dial after a
-connection ends the matter: DOWN, because the host says that nobody is there.  A goodbye is LEFT.
-A node that is connected while DOWN is sent the table, so that it can refute and be a member
-again.  Waiting for the next probe round instead was refused: connections tell sooner (S1).
+**Connections.**  A neighbour's that broke is a direct ping that failed.  A refused re-dial after
+it ends the matter: DOWN, because the host says that nobody is there.  A goodbye is LEFT.  A node
+that is connected while it is held to be silent or DOWN is told so at once, so that it can refute
+and be a member again.  Waiting for the next probe round instead was refused: connections tell
+sooner (S1).  The connection to a member that is no neighbour says nothing when it ends: either end
+closes it when it is idle.
 
-**Tables** are exchanged on meeting, and with one random member each `sync_interval_s`, to repair
-whatever gossip missed.
+**Tables** are compared on meeting, and with one random neighbour each `sync_interval_s`, to repair
+whatever gossip missed (`exchange`).
 
 **Starvation.**  Verdicts need a clock that this process was there to watch.  The engine asks to be
 called every `probe_interval_s`, also when it has nothing to probe.  Whenever it is called later
@@ -36,7 +38,6 @@ from steinadler.config import MembershipSettings
 from steinadler.identity import Address, NodeId
 from steinadler.membership.beliefs import Beliefs
 from steinadler.membership.detection import Detector
-from steinadler.membership.dissemination import batches
 from steinadler.membership.events import (
     Admission,
     Blocked,
@@ -45,12 +46,15 @@ from steinadler.membership.events import (
     Effect,
     Input,
     Leave,
+    NeighbourAdded,
+    NeighbourRemoved,
     ObserverConnected,
     ObserverDisconnected,
     Received,
     Refused,
     Relabel,
 )
+from steinadler.membership.exchange import Exchange
 from steinadler.membership.health import Health
 from steinadler.membership.members import Member, MemberState
 from steinadler.membership.messages import (
@@ -60,13 +64,19 @@ from steinadler.membership.messages import (
     Nack,
     Ping,
     PingRequest,
+    Summary,
     SyncReply,
     SyncRequest,
 )
+from steinadler.membership.neighbours import Neighbours
 from steinadler.membership.outbox import Outbox, Phase
+from steinadler.membership.overlay import Overlay
 from steinadler.membership.round_trips import RoundTrip
 from steinadler.membership.rumours import Rumours
 from steinadler.membership.table import Link, Table
+
+# How many of those who are down are dialled in one go: one that answers makes two sides meet.
+MOST_RECONNECTS = 8
 
 
 class Swim:
@@ -78,7 +88,7 @@ class Swim:
 
     An observer (`observer=True`) asks the members it is connected to for their tables, listens,
     and says nothing else; nobody counts it.  For a connection that it lost it has no others to
-    ask, so a member is down for it after `suspicion_s` without a new connection.
+    ask, so a neighbour is down for it after `suspicion_s` without a new connection.
     """
 
     def __init__(
@@ -92,13 +102,17 @@ class Swim:
         self._settings = settings
         self._rng = rng
         self._observer = observer
-        self._table = Table()
-        self._outbox = Outbox()
-        self._rumours = Rumours(self._table, settings, rng)
-        self._detector = Detector(me.node, self._table, self._rumours, self._outbox, settings, rng)
+        self._table = table = Table(Overlay(settings.mesh_size, settings.rings))
+        if not observer:
+            table.overlay.add(me.node.name)
+        self._outbox = outbox = Outbox()
+        self._neighbours = neighbours = Neighbours(me.node.name, table)
+        self._rumours = rumours = Rumours(table, neighbours, settings, rng)
+        self._detector = Detector(me.node, table, neighbours, rumours, outbox, settings, rng)
         self._beliefs = Beliefs(
-            me, self._table, self._rumours, self._detector, self._outbox, observer=observer
+            me, table, neighbours, rumours, self._detector, outbox, observer=observer
         )
+        self._exchange = Exchange(table, self._beliefs, outbox, observer=observer)
         self._round_at = self._sync_at = -math.inf
 
     # What the shell asks.
@@ -138,21 +152,55 @@ class Swim:
         """How well this node itself runs."""
         return self._detector.health.report()
 
+    def neighbours(self) -> tuple[NodeId, ...]:
+        """The members that this node keeps connected to, connected or not."""
+        return tuple(entry.member.node for entry in self._neighbours)
+
+    def is_neighbour(self, node: NodeId) -> bool:
+        """Whether this node keeps connected to that very life of a member."""
+        return node.name in self._neighbours and self._table.entry_of(node) is not None
+
+    def neighbours_of(self, name: str) -> tuple[NodeId, ...]:
+        """The members that keep connected to the member called `name`, as far as is known here.
+
+        Of a name that no member has, those that it would have.
+        """
+        found = (self.find(other) for other in self._table.overlay.neighbours_of(name))
+        return tuple(record.node for record in found if record is not None)
+
+    def is_address_of_member(self, address: Address) -> bool:
+        """Whether another member says that it is reached there."""
+        return self._table.is_address_of_member(address)
+
+    @property
+    def is_mesh(self) -> bool:
+        """Whether the cluster is so small that every member keeps connected to every other."""
+        return self._table.overlay.is_mesh
+
     def reconnectable(self) -> tuple[Member, ...]:
-        """Who is down, not connected and not yet forgotten, and has an address to dial."""
-        return tuple(
+        """Who is down, not connected and not yet forgotten, and has an address to dial.
+
+        Up to eight of them, drawn anew each time: after a partition there are hundreds, and one
+        that answers tells of all the others.
+        """
+        found = [
             entry.member
             for entry in self._table
             if entry.member.state is MemberState.DOWN
             and entry.link is not Link.CONNECTED
             and entry.member.addresses
-        )
+        ]
+        if len(found) > MOST_RECONNECTS:
+            found = self._rng.sample(found, MOST_RECONNECTS)
+        return tuple(found)
 
     def admit(self, node: NodeId, now: float) -> Admission:
         """Whether a handshake may end in a connection with `node`.
 
         A life that was declared down is admitted: it will refute.  A later life is admitted as
-        soon as the former one is suspected, down or just not connected.
+        soon as the former one is suspected or down, or this node, which as its neighbour should be
+        connected to it, is no longer.  Any other node knows nothing of the former one that could
+        speak for the later; its neighbours will have noticed in a moment.
         """
         self._begin(now)
         if self._beliefs.is_me(node.name):
@@ -164,7 +212,7 @@ class Swim:
         if node == held.node:
             left = held.state is MemberState.LEFT
             return Admission.STALE if left else Admission.ADMITTED
-        if held.state is MemberState.ALIVE and entry.link is Link.CONNECTED:
+        if held.state is MemberState.ALIVE and entry.link is not Link.LOST:
             return Admission.NAME_IN_USE
         return Admission.STALE if node < held.node else Admission.ADMITTED
 
@@ -203,7 +251,7 @@ class Swim:
                 self._on_leave()
             case _:
                 assert_never(event)
-        return self._finish(source)
+        return self._finish(source, now)
 
     def tick(self, now: float) -> list[Effect]:
         """Do what is due.  Calling early does no harm."""
@@ -218,16 +266,18 @@ class Swim:
             self._beliefs.believe_state(entry, MemberState.DOWN, reason, now)
         if self._round_at <= now:
             self._round_at = max(self._round_at + self._settings.probe_interval_s, now)
+            self._detector.suspicions.reckon_all()
             if not self._observer:
                 self._detector.begin_round(now)
         if self._sync_at <= now:
             self._sync_at = max(self._sync_at + self._settings.sync_interval_s, now)
             for name in self._table.forget(now - self._settings.forget_s):
                 self._rumours.forget(name)
-            members = self._table.connected_members()
-            if members and not self._observer:
-                self._ask_for_sync(self._rng.choice(members))
-        return self._finish(None)
+            self._beliefs.introducer = None
+            connected = self._neighbours.connected()
+            if connected and not self._observer:
+                self._exchange.compare_with(self._rng.choice(connected))
+        return self._finish(None, now)
 
     # Time.
 
@@ -269,23 +319,26 @@ class Swim:
             if self._observer and state is MemberState.DOWN:
                 # It was this observer's own verdict, which nobody else heard and can refute.
                 self._table.drop(node.name)
+        if not len(self._table):
+            self._beliefs.introducer = node
         self._beliefs.believe(member, "", now)
         entry = self._table.entry_of(node)
         if entry is None:
             return
         entry.link = Link.CONNECTED
-        self._detector.heard_from(entry, now)
-        if state is not MemberState.ALIVE:
-            self._ask_for_sync(node)
+        self._detector.connected(entry, now)
+        if entry.member.state is not MemberState.ALIVE and not self._observer:
+            self._outbox.send(node, Gossip((entry.member,)))
+        self._exchange.met(node, known=state is MemberState.ALIVE)
 
     def _on_disconnected(self, node: NodeId, goodbye: bool, now: float) -> None:
         entry = self._table.entry_of(node)
         if entry is None or entry.link is not Link.CONNECTED:
             return
-        entry.link = Link.LOST
+        entry.link = Link.LOST if node.name in self._neighbours else Link.APART
         if goodbye:
             self._beliefs.believe_state(entry, MemberState.LEFT, "left", now)
-        elif entry.member.state.is_member:
+        elif entry.link is Link.LOST:
             if self._observer:
                 self._detector.disconnected_from_observer(node.name, now)
             else:
@@ -308,7 +361,7 @@ class Swim:
     def _on_received(self, sender: NodeId, message: Message, now: float) -> None:
         if sender in self._rumours.observers:
             if isinstance(message, SyncRequest):
-                self._send_table(sender)
+                self._exchange.give(sender, None)
             return
         entry = self._table.entry_of(sender)
         if (
@@ -335,34 +388,35 @@ class Swim:
                 self._beliefs.merge(updates, sender, now)
             case Gossip(updates):
                 self._beliefs.merge(updates, sender, now)
-            case SyncRequest(members):
+            case SyncRequest(members, buckets):
                 self._beliefs.merge_table(members, sender, now)
                 if not self._observer:
-                    self._send_table(sender)
+                    self._exchange.give(sender, buckets)
             case SyncReply(members):
                 self._beliefs.merge_table(members, sender, now)
+            case Summary(digests):
+                if not self._observer:
+                    self._exchange.answer(sender, digests)
             case _:
                 assert_never(message)
 
-    # Tables.
+    # Neighbours.
 
-    def _whole_table(self) -> list[tuple[Member, ...]]:
-        if self._observer:
-            return [()]
-        return batches([self._beliefs.me, *(entry.member for entry in self._table)])
-
-    def _ask_for_sync(self, node: NodeId) -> None:
-        *parts, last = self._whole_table()
-        for part in parts:
-            self._outbox.send(node, SyncReply(part))
-        self._outbox.send(node, SyncRequest(last))
-
-    def _send_table(self, node: NodeId) -> None:
-        for part in self._whole_table():
-            self._outbox.send(node, SyncReply(part))
-
-    def _finish(self, source: NodeId | None) -> list[Effect]:
+    def _finish(self, source: NodeId | None, now: float) -> list[Effect]:
+        if self._outbox.phase is Phase.RUNNING:
+            self._update_neighbours(now)
         effects = self._outbox.take()
-        me, size = self._beliefs.me.node, self._detector.cluster_size
-        effects.extend(self._rumours.spread(me, source, size))
+        effects.extend(self._rumours.spread(self._beliefs.me.node, source))
         return effects
+
+    def _update_neighbours(self, now: float) -> None:
+        added, removed = self._neighbours.update(now)
+        for entry in removed:
+            node = entry.member.node
+            if entry.link is Link.LOST:
+                entry.link = Link.APART
+            self._detector.no_neighbour(node)
+            self._outbox.add([NeighbourRemoved(node)])
+        for entry in added:
+            self._detector.neighbour(entry.member.node.name)
+            self._outbox.add([NeighbourAdded(entry.member)])

@@ -1,18 +1,23 @@
 """What this node believes of each other node, and which events a change of belief is.
 
 There is one entry per name.  It holds the record that has won so far (`members.join`) and
-what has become of our own connection to that life of the node.
+what has become of our own connection to that life of the node.  What is computed from all records
+is kept up with each of them: the overlay of the members, the digest of the table, and where
+members are.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from steinadler.identity import NodeId
+from steinadler.identity import Address, NodeId
+from steinadler.membership.digest import Digest
 from steinadler.membership.events import Cleared, Down, Effect, Suspected, Up, Updated
 from steinadler.membership.members import Member, MemberState
+from steinadler.membership.overlay import Overlay
 
 # Beyond this, names heard of are not taken in: a peer must not make the table grow for ever (X4).
 MAX_ENTRIES = 16_384
@@ -21,9 +26,11 @@ MAX_ENTRIES = 16_384
 class Link(Enum):
     """Our own connection to the life that an entry is about."""
 
-    # Heard of, never met: a refused dial then says more about addresses than about the node.
-    NEVER = "never"
+    # None, and none that should be there: heard of and never met, or no neighbour.  A refused dial
+    # then says more about addresses than about the node.
+    APART = "apart"
     CONNECTED = "connected"
+    # A neighbour's, and it broke.
     LOST = "lost"
 
 
@@ -37,10 +44,14 @@ class Entry:
 
 
 class Table:
-    """Everybody but this node, by name."""
+    """Everybody but this node, by name.  The `overlay` is of all members, this node among them."""
 
-    def __init__(self) -> None:
+    def __init__(self, overlay: Overlay) -> None:
+        self.overlay = overlay
+        self.digest = Digest()
         self._entries: dict[str, Entry] = {}
+        # How many members say that they are reached there.
+        self._addresses: Counter[Address] = Counter()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -57,13 +68,48 @@ class Table:
         entry = self._entries.get(node.name)
         return entry if entry is not None and entry.member.node == node else None
 
-    def add(self, entry: Entry) -> None:
-        """Begin to hold a record about a name."""
-        self._entries[entry.member.node.name] = entry
+    def hold(self, record: Member, now: float) -> Entry:
+        """Hold `record` about its name, in the place of what was held.
+
+        Another life is apart from this node, and so is one that is no member: `Down` has the shell
+        end its connection.
+        """
+        name = record.node.name
+        entry = self._entries.get(name)
+        if entry is None:
+            entry = self._entries[name] = Entry(record, Link.APART, now)
+            self._index(None, record)
+            return entry
+        self._index(entry.member, record)
+        ended = entry.member.state.is_member and not record.state.is_member
+        if ended or entry.member.node != record.node:
+            entry.link = Link.APART
+        entry.member, entry.since = record, now
+        return entry
 
     def drop(self, name: str) -> None:
         """Forget the name altogether."""
-        del self._entries[name]
+        self._index(self._entries.pop(name).member, None)
+
+    def is_address_of_member(self, address: Address) -> bool:
+        """Whether a member says that it is reached there."""
+        return address in self._addresses
+
+    def _index(self, old: Member | None, new: Member | None) -> None:
+        before = old if old is not None and old.state.is_member else None
+        after = new if new is not None and new.state.is_member else None
+        for record in (before, after):
+            if record is not None:
+                self.digest.toggle(record)
+        self._addresses.update(() if after is None else after.addresses)
+        self._addresses.subtract(() if before is None else before.addresses)
+        for address in () if before is None else before.addresses:
+            if not self._addresses[address]:
+                del self._addresses[address]
+        if before is None and after is not None:
+            self.overlay.add(after.node.name)
+        elif before is not None and after is None:
+            self.overlay.remove(before.node.name)
 
     def connected(self) -> list[NodeId]:
         """The nodes that a message would reach now, except those that have left."""
@@ -91,7 +137,7 @@ class Table:
             and entry.link is not Link.CONNECTED
         ]
         for name in names:
-            del self._entries[name]
+            self.drop(name)
         return names
 
 

@@ -56,15 +56,20 @@ def probes_per_round(others: int) -> int:
     return min((others + 1) // 2, MOST_PROBES_PER_ROUND)
 
 
-def suspicion_timeout_s(settings: MembershipSettings, confirmations: int, others: int) -> float:
-    """How long a suspected member has to refute, while so many have confirmed the suspicion.
+def suspicion_timeout_s(settings: MembershipSettings, accusers: int, others: int) -> float:
+    """How long a suspected member has to refute, while so many have accused it.
 
-    `others` are alive beside this node and the suspect: one of them, or this node, accused it
-    first, and the rest could confirm it.  A node that is cut off from all others, and suspects
-    them all, therefore waits for nobody, and both sides of a partition are settled in time (S1).
+    `others` beside the first accuser could confirm it: the suspect's neighbours that are alive.
+    A node that is cut off from all others, and suspects them all, therefore waits for nobody, and
+    both sides of a partition are settled in time (S1).  Where nobody has accused it, and the
+    suspicion is only a table's old word, it lasts longest, whoever could confirm it.
     """
-    expected = min(CONFIRMATIONS, others)
-    if not settings.local_health or confirmations >= expected:
+    if not settings.local_health:
+        return settings.suspicion_s
+    if accusers == 0:
+        return settings.suspicion_s * settings.unconfirmed_factor
+    confirmations, expected = accusers - 1, min(CONFIRMATIONS, others)
+    if confirmations >= expected:
         return settings.suspicion_s
     factor = settings.unconfirmed_factor
     shrunk = math.log(confirmations + 1) / math.log(expected + 1)

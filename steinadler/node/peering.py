@@ -1,14 +1,15 @@
 """Peering: the membership engine's hands and ears.
 
-    discovery ---- propose ----> Connections <---- keep_connected / end ----+
-                                   | connected, disconnected, refused,     |
-                                   v gossip                                |
-                                 Swim engine ---- effects: Send, Up, Down -+--> listener
-                                   ^ tick
+    discovery ---- propose ----> Connections <-- keep_connected / let_go / end --+
+                                   | connected, disconnected, refused,         |
+                                   v gossip                                    |
+                                 Swim engine ---- effects: Send, Up, Down, ----+--> listener
+                                   ^ tick                  NeighbourAdded ...
 
-The engine decides who is a member; this module only carries: what happens on connections goes
-in, with the time; what the engine asks for comes out, in its order.  Whoever is up gets a link
-that is kept connected; whoever is down loses it, and with it everything that hung on it.
+The engine decides who is a member and who is a neighbour; this module only carries: what happens
+on connections goes in, with the time; what the engine asks for comes out, in its order.  Neighbours
+are kept connected; another member has a connection while something is to be said to it; whoever is
+down loses it, and with it everything that hung on it.
 """
 
 from __future__ import annotations
@@ -43,9 +44,12 @@ from steinadler.membership import (
     Leave,
     Member,
     MembersLost,
+    NeighbourAdded,
+    NeighbourRemoved,
     ObserverConnected,
     ObserverDisconnected,
     Partitions,
+    Reach,
     Received,
     Refused,
     Relabel,
@@ -83,6 +87,7 @@ class Listener(Protocol):
     def node_down(self, member: Member, reason: str) -> None: ...
     def node_updated(self, member: Member) -> None: ...
     def sides_changed(self, event: MembersLost | SidesMerged) -> None: ...
+    def neighbour_connected(self, node: NodeId) -> None: ...
     def peer_lost(self, link: Link, reason: str) -> None: ...
     def arrived(self, link: Link, items: Arrived) -> None: ...
     def registry_told(self, link: Link, data: bytes) -> None: ...
@@ -158,6 +163,27 @@ class Peering:
     def record(self, name: str) -> Member | None:
         """What is held about the node of that name, also when it is down or has left."""
         return self._engine.find(name)
+
+    def neighbours(self) -> tuple[NodeId, ...]:
+        """The neighbours that are connected now: who is talked to regularly."""
+        return tuple(node for node in self._engine.neighbours() if self._is_connected(node))
+
+    def neighbours_of(self, name: str) -> tuple[NodeId, ...]:
+        """The neighbours of any member, as far as this node knows the members."""
+        return self._engine.neighbours_of(name)
+
+    def _is_connected(self, node: NodeId) -> bool:
+        link = self.connections.link(node)
+        return link is not None and link.connected
+
+    def propose(self, address: Address) -> None:
+        """Discovery found somebody there, who may be a node of this cluster.
+
+        In a large cluster all members would be found again and again: one that is known there is
+        not dialled, unless everybody is to be connected to everybody.
+        """
+        if self._engine.is_mesh or not self._engine.is_address_of_member(address):
+            self.connections.propose(address)
 
     @property
     def labels(self) -> tuple[tuple[str, str], ...]:
@@ -284,14 +310,23 @@ class Peering:
                         link.session.gossip(encode(message))
                         link.flush()
                 case Up(member):
-                    self.connections.keep_connected(member.node, member.addresses)
                     self._announce_up(member)
+                case NeighbourAdded(member):
+                    self.connections.keep_connected(member.node, member.addresses)
+                    if self._is_connected(member.node):
+                        self._listener.neighbour_connected(member.node)
+                case NeighbourRemoved():
+                    pass
+                case Reach(member):
+                    for address in member.addresses:
+                        self.connections.propose(address)
                 case Down(member, reason):
                     logger.info("%s is down: %s", member.node, reason)
                     self.connections.end(member.node, reason)
                     self._announce_down(member, reason)
                 case Updated(member):
-                    self.connections.keep_connected(member.node, member.addresses)
+                    if self._engine.is_neighbour(member.node):
+                        self.connections.keep_connected(member.node, member.addresses)
                     self._listener.node_updated(member)
                     self._wake_waiters()
                 case Suspected(member):
@@ -423,7 +458,10 @@ class Peering:
         if link.to_observer:
             self._handle(ObserverConnected(link.node))
         else:
+            again = self._engine.is_neighbour(link.node)
             self._handle(Connected(_member(hello)))
+            if again and link.connected:
+                self._listener.neighbour_connected(link.node)
 
     def link_disconnected(self, link: Link) -> None:
         self._handle(Disconnected(link.node, goodbye=False))

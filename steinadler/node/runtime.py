@@ -211,6 +211,9 @@ class Runtime:
     def sides_changed(self, event: MembersLost | SidesMerged) -> None:
         self.hub.publish(event)
 
+    def neighbour_connected(self, node: NodeId) -> None:
+        self.naming.member_up(node)
+
     def peer_lost(self, link: Link, reason: str) -> None:
         self.gauges.peer_lost(link)
         self.router.peer_lost(link, reason)
@@ -255,7 +258,7 @@ class Runtime:
                 shelter.cancel()
 
     def _found(self, candidate: Candidate) -> None:
-        self.peering.connections.propose(candidate.address)
+        self.peering.propose(candidate.address)
 
     async def _run_processes(self, *, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as nursery:

@@ -28,7 +28,10 @@ from steinadler.membership import (
     Leave,
     Member,
     MemberState,
+    NeighbourAdded,
+    NeighbourRemoved,
     ObserverConnected,
+    Reach,
     Received,
     Refused,
     Send,
@@ -61,6 +64,7 @@ class Host:
     condition: Condition = Condition.RUNNING
     waiting: list[Input] = field(default_factory=list)
     members: dict[str, NodeId] = field(default_factory=dict)
+    neighbours: set[NodeId] = field(default_factory=set)
     latest: dict[str, int] = field(default_factory=dict)
     log: list[tuple[float, Effect]] = field(default_factory=list)
     timer: int = 0
@@ -177,13 +181,23 @@ class Simulation:
                     assert member.node.incarnation >= host.latest.get(name, 0), "D3"
                     host.members[name] = member.node
                     host.latest[name] = member.node.incarnation
-                    self._dial_soon(host, name)
                 case Down(member, reason):
                     assert reason
                     assert host.members.pop(member.node.name, None) == member.node, "Down twice"
+                    host.neighbours.discard(member.node)
                     self._close(host.id, member.node)
                 case Suspected(member) | Cleared(member) | Updated(member):
                     assert host.members[member.node.name] == member.node
+                case NeighbourAdded(member):
+                    assert host.members[member.node.name] == member.node, "added before its Up"
+                    assert member.node not in host.neighbours, "added twice"
+                    host.neighbours.add(member.node)
+                    self._dial_soon(host, member.node.name)
+                case NeighbourRemoved(node):
+                    host.neighbours.remove(node)
+                case Reach(member):
+                    assert member.node not in host.neighbours, "it is dialled anyway"
+                    self._dial_soon(host, member.node.name)
                 case Usurped():
                     self.crash(host.id.name, refuses=True)
         if host.condition is Condition.RUNNING:

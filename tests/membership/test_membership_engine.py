@@ -22,6 +22,8 @@ from steinadler.membership import (
     Member,
     MemberState,
     Message,
+    NeighbourAdded,
+    NeighbourRemoved,
     ObserverConnected,
     ObserverDisconnected,
     Received,
@@ -73,7 +75,7 @@ def sent(effects: list[Effect], to: Member | None = None) -> list[Message]:
 
 
 def events(effects: list[Effect]) -> list[Effect]:
-    return [effect for effect in effects if not isinstance(effect, Send)]
+    return [e for e in effects if not isinstance(e, Send | NeighbourAdded | NeighbourRemoved)]
 
 
 def gossip(swim: Swim, source: Member, *records: Member, at: float = START) -> list[Effect]:
@@ -92,13 +94,12 @@ def advance(swim: Swim, until: float) -> list[Effect]:
 
 
 def test_a_new_connection_is_up_at_once_and_told_to_all() -> None:
-    """Design 7: the newcomer is asked for its table, the others and observers hear of it."""
+    """Design 7: the newcomer is a neighbour, and the others and observers hear of it."""
     swim = engine(CAROL)
     watcher = NodeId("watcher", 1)
     swim.handle(ObserverConnected(watcher), START)
     effects = swim.handle(Connected(BOB), START)
-    assert effects[0] == Up(BOB)
-    assert sent(effects, BOB) == [SyncRequest((ME, CAROL, BOB))]
+    assert effects[:2] == [Up(BOB), NeighbourAdded(BOB)]
     assert sent(effects, CAROL) == [Gossip((BOB,))]
     assert Send(watcher, Gossip((BOB,))) in effects
     assert swim.members() == (BOB, CAROL, ME)
@@ -296,7 +297,7 @@ def test_a_down_in_gossip_is_believed_and_the_node_may_return() -> None:
     assert events(gossip(swim, CAROL, down)) == [Down(down, "declared down by carol")]
     swim.handle(Disconnected(BOB.node, False), START)
     effects = swim.handle(Connected(BOB), START)
-    assert effects == [Send(BOB.node, SyncRequest((ME, down, CAROL)))]
+    assert effects == [Send(BOB.node, Gossip((down,)))]
     back = replace(BOB, refutation=1)
     reply = Received(BOB.node, SyncReply((back,)))
     assert events(swim.handle(reply, START)) == [Up(back)]
@@ -369,7 +370,7 @@ def test_an_answer_through_another_ends_the_probe(answered: bool) -> None:
 def test_a_late_engine_gives_its_members_the_lost_time_and_a_round_trip() -> None:
     """S2: the lag is added to every pending verdict, once."""
     swim = engine(BOB)
-    suspect = replace(BOB, state=SUSPECT)
+    suspect = BOB.in_state(SUSPECT, "carol")
     gossip(swim, BOB, suspect)
     verdict = START + SETTINGS.suspicion_s
     due = swim.next_deadline()
@@ -474,9 +475,9 @@ def test_an_observer_asks_listens_and_says_nothing_else() -> None:
     """The command line's engine: no probes, no gossip, no answers."""
     swim = engine(observer=True)
     effects = swim.handle(Connected(BOB), START)
-    assert effects == [Up(BOB), Send(BOB.node, SyncRequest(()))]
+    assert effects == [Up(BOB), Send(BOB.node, SyncRequest(())), NeighbourAdded(BOB)]
     effects = swim.handle(Received(BOB.node, SyncReply((BOB, CAROL))), START)
-    assert effects == [Up(CAROL)]
+    assert effects == [Up(CAROL), NeighbourAdded(CAROL)]
     for message in (Ping(1), PingRequest(2, BOB.node), SyncRequest(())):
         assert swim.handle(Received(BOB.node, message), START) == []
     assert advance(swim, START + 20) == []

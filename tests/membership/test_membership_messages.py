@@ -16,6 +16,7 @@ from steinadler.identity import Address, NodeId
 from steinadler.membership import Member, MemberState, Message, decode, encode
 from steinadler.membership.members import MAX_ACCUSERS
 from steinadler.membership.messages import (
+    BUCKETS,
     MAX_INTEGER,
     MAX_MESSAGE_BYTES,
     Ack,
@@ -23,6 +24,7 @@ from steinadler.membership.messages import (
     Nack,
     Ping,
     PingRequest,
+    Summary,
     SyncReply,
     SyncRequest,
 )
@@ -47,12 +49,15 @@ suspects = st.builds(
 )
 members = living | suspects
 records = st.lists(members, max_size=3).map(tuple)
+buckets = st.none() | st.lists(st.integers(0, BUCKETS - 1), max_size=BUCKETS).map(tuple)
+digests = st.lists(integers, min_size=BUCKETS, max_size=BUCKETS).map(tuple)
 messages = st.one_of(
     st.builds(Ping, integers, records),
     st.builds(PingRequest, integers, nodes, records),
     st.builds(Ack, integers, records),
     st.builds(Gossip, records),
-    st.builds(SyncRequest, records),
+    st.builds(SyncRequest, records, buckets),
+    st.builds(Summary, digests),
     st.builds(SyncReply, records),
     st.builds(Nack, integers, records),
 )
@@ -71,8 +76,10 @@ EXAMPLES: list[Message] = [
     Ack(2**40, ()),
     Gossip((ALICE, ALICE)),
     SyncRequest(()),
+    SyncRequest((ALICE,), (0, 31)),
     SyncReply((ALICE,)),
     Nack(7, (ALICE,)),
+    Summary(tuple(range(BUCKETS))),
 ]
 
 
@@ -105,6 +112,9 @@ def test_a_message_cut_short_or_followed_by_bytes_is_refused(message: Message) -
 def with_extra_fields(value: object) -> object:
     """Append to message, target, record, address and label alike; not to lists of them."""
     code, *fields = value  # type: ignore[misc]
+    if code == 8:
+        return [*value, {"later": True}]  # type: ignore[misc]
+    tail = [fields.pop()] if code == 5 else []
     *head, updates = fields
     if code == 2:
         head[1] = [*head[1], None]
@@ -119,7 +129,7 @@ def with_extra_fields(value: object) -> object:
         ]
         for name, incarnation, addresses, labels, *rest in updates
     ]
-    return [code, *head, grown, {"later": True}]
+    return [code, *head, grown, *tail, {"later": True}]
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
@@ -133,6 +143,11 @@ def test_a_record_of_an_earlier_version_has_no_accusers() -> None:
     """Design 5: versions N and N+1 share a cluster."""
     code, (record,) = cbor2.loads(encode(Gossip((ALICE,))))
     assert decode(cbor2.dumps([code, [record[:6]]])) == Gossip((ALICE.in_state(ALICE.state),))
+
+
+def test_a_request_of_an_earlier_version_asks_for_all() -> None:
+    """Design 5: versions N and N+1 share a cluster."""
+    assert decode(cbor2.dumps([5, []])) == SyncRequest(())
 
 
 def altered(**changes: object) -> object:
@@ -158,7 +173,16 @@ def altered(**changes: object) -> object:
         [],
         [0, []],
         [7, []],
+        [9, []],
         [8, []],
+        [8, [0] * 31],
+        [8, [0] * 33],
+        [8, [0] * 31 + [-1]],
+        [8, [0] * 31 + [1.0]],
+        [5, [], {}],
+        [5, [], [32]],
+        [5, [], [-1]],
+        [5, [], [0] * 33],
         [True, 1, []],
         [1.0, 1, []],
         ["4", []],
@@ -274,7 +298,7 @@ plain = st.recursive(
 )
 
 
-@given(st.integers(0, 8), st.lists(plain, max_size=4))
+@given(st.integers(0, 9), st.lists(plain, max_size=4))
 def test_fuzz_plausible_structure(code: int, fields: list[object]) -> None:
     """The invariant, behind a known type code."""
     message = decode_or_none(cbor2.dumps([code, *fields]))

@@ -53,25 +53,26 @@ SUSPICIONS = {
 @pytest.mark.parametrize("others", SUSPICIONS)
 def test_suspicion_shrinks_with_confirmations(others: int) -> None:
     """Lifeguard IV-B: from unconfirmed_factor times to once suspicion_s, at any size (S1)."""
-    found = [suspicion_timeout_s(DEFAULTS, c, others) / DEFAULTS.suspicion_s for c in range(4)]
+    found = [suspicion_timeout_s(DEFAULTS, c + 1, others) / DEFAULTS.suspicion_s for c in range(4)]
     assert found == pytest.approx(SUSPICIONS[others], abs=0.005)
+    assert suspicion_timeout_s(DEFAULTS, 0, others) == 3 * DEFAULTS.suspicion_s  # hearsay
 
 
 @given(
     st.integers(0, 10), st.integers(0, 2000), st.floats(0.01, 60), st.floats(1, 20), st.booleans()
 )
 def test_suspicion_is_bounded_and_falls(
-    confirmations: int, others: int, shortest: float, factor: float, local_health: bool
+    accusers: int, others: int, shortest: float, factor: float, local_health: bool
 ) -> None:
-    """S1 and S2: never under suspicion_s, never over its bound, never longer for a confirmation."""
+    """S1 and S2: never under suspicion_s, never over its bound, never longer for an accuser."""
     settings = MembershipSettings(
         suspicion_s=shortest, unconfirmed_factor=factor, local_health=local_health
     )
-    now = suspicion_timeout_s(settings, confirmations, others)
-    then = suspicion_timeout_s(settings, confirmations + 1, others)
+    now = suspicion_timeout_s(settings, accusers, others)
+    then = suspicion_timeout_s(settings, accusers + 1, others)
     slack = 1 + 1e-9
     assert shortest <= then * slack <= now * slack**2 <= shortest * factor * slack**3
-    if not local_health or confirmations >= min(others, 3):
+    if not local_health or accusers > min(others, 3):
         assert now == shortest
 
 
@@ -189,7 +190,7 @@ def test_the_ring_reaches_everybody_within_two_passes(
         ring.add(name)
     ring.take(size // 2)
     for name in names & {str(number) for number in removed}:
-        ring.remove(name)
+        ring.discard(name)
         names.remove(name)
     assert len(ring) == len(names)
     taken = [name for _ in range(2 * len(names) - 1) for name in ring.take(1)]
@@ -204,7 +205,7 @@ def test_removal_skips_nobody(seed: int, taken: int, removed: int) -> None:
         ring.add(str(number))
     order = ring.take(8)
     ring.take(taken)
-    ring.remove(order[removed])
+    ring.discard(order[removed])
     expected = [name for name in order[taken:] + order[:taken] if name != order[removed]]
     assert ring.take(7) == expected
 
