@@ -18,7 +18,7 @@ from misfortunes import Fate, Misfortune
 from recording import Recorder
 from trio.testing import MockClock
 
-from steinadler import Node
+from steinadler import Config, MembershipSettings, Node
 from steinadler.testing import SimulatedCluster
 
 # Within so long after healing everybody agrees, and has got what was sent.
@@ -30,6 +30,7 @@ LOOK_S = 0.1
 MET_WITHIN_S = 20.0
 # How long a fault lasts; 2.7 s make a silent node a dead one.
 SHORT_S, LONG_S = (0.01, 1.0), (2.0, 7.0)
+MESH, OVERLAY = MembershipSettings(mesh_size=50), MembershipSettings(mesh_size=4, rings=2)
 KINDS = (
     *("crash", "crash", "crash", "stop", "pause", "pause", "rolling restart"),
     *("partition", "partition", "three sides", "one-way partition", "cut path"),
@@ -47,10 +48,12 @@ class Scene:
     actors: int
     latency_s: tuple[float, float]
     script: tuple[Misfortune, ...]
+    membership: MembershipSettings
 
 
 def scene_of(seed: int) -> Scene:
-    """What a seed draws: 5 to 8 nodes mostly, up to 50 now and then."""
+    """What a seed draws: 5 to 8 nodes mostly, up to 50 now and then; half of them all connected to
+    all, the others with some neighbours each."""
     draw = random.Random(f"clusters {seed}")
     least, most = draw.choices(((5, 8), (9, 16), (17, 30), (31, 50)), (80, 15, 4, 1))[0]
     names = tuple(f"n{number}" for number in range(1, draw.randint(least, most) + 1))
@@ -61,6 +64,7 @@ def scene_of(seed: int) -> Scene:
         actors=3 if len(names) < 17 else 1,
         latency_s=draw.choice(((0.0002, 0.001), (0.0005, 0.005), (0.001, 0.03))),
         script=tuple(_misfortune(draw, names) for _ in range(draw.randint(2, 6))),
+        membership=draw.choice((MESH, OVERLAY)),
     )
 
 
@@ -94,7 +98,8 @@ def run(seed: int, path: Path, scene: Scene | None = None) -> str:
 
 async def _simulate(seed: int, path: Path, scene: Scene) -> str:
     with Recorder(path, trio.current_time) as recorder:
-        async with SimulatedCluster(seed, latency_s=scene.latency_s) as cluster:
+        config = Config(membership=scene.membership)
+        async with SimulatedCluster(seed, latency_s=scene.latency_s, config=config) as cluster:
             async with trio.open_nursery() as lookers:
                 await _History(cluster, recorder, scene, lookers).play(scene)
                 lookers.cancel_scope.cancel()

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import cluster_simulating
 import pytest
-from cluster_simulating import Scene
+from cluster_simulating import MESH, Scene
 from misfortunes import Misfortune
 from verdicts import CLUSTERS, Broken, simulate_cluster, verdict
 
@@ -28,7 +28,7 @@ SOME = (0, 1, 6, 7, 9, 11)  # 1 to 3 s each
 def scene(*script: Misfortune, nodes: int = 4) -> Scene:
     """A small cluster, whom this befalls."""
     names = tuple(f"n{number}" for number in range(1, nodes + 1))
-    return Scene(names, 3, 1, actors=2, latency_s=(0.0002, 0.001), script=script)
+    return Scene(names, 3, 1, actors=2, latency_s=(0.0002, 0.001), script=script, membership=MESH)
 
 
 # Long enough that both halves give each other up; a process is killed; a node falls silent.
