@@ -132,7 +132,7 @@ class PeerOutlet:
             return False
         session.enqueue(channel, type_, item)
         link = self.link
-        if link.writer_waits:
+        if link.wants_flush:
             link.flush()
         return True
 

@@ -253,7 +253,7 @@ class Peering:
         if member is None:
             known = ", ".join(m.node.name for m in self.members()) or "none"
             raise NodeDown(name, f"it is not a member; the members are: {known}")
-        return self.connections.link_to_member(member.node)
+        return self.connections.link_to_member(member.node, member.addresses)
 
     def link_to_life(self, node: NodeId) -> Link:
         """The link to this very life of a node, observers included; raises `NodeDown`."""
@@ -310,13 +310,14 @@ class Peering:
                         link.session.gossip(encode(message))
                         link.flush()
                 case Up(member):
+                    self.connections.came_back(member.node, member.addresses)
                     self._announce_up(member)
                 case NeighbourAdded(member):
                     self.connections.keep_connected(member.node, member.addresses)
                     if self._is_connected(member.node):
                         self._listener.neighbour_connected(member.node)
-                case NeighbourRemoved():
-                    pass
+                case NeighbourRemoved(node):
+                    self.connections.let_go(node)
                 case Reach(member):
                     for address in member.addresses:
                         self.connections.propose(address)
@@ -325,8 +326,7 @@ class Peering:
                     self.connections.end(member.node, reason)
                     self._announce_down(member, reason)
                 case Updated(member):
-                    if self._engine.is_neighbour(member.node):
-                        self.connections.keep_connected(member.node, member.addresses)
+                    self.connections.moved(member.node, member.addresses)
                     self._listener.node_updated(member)
                     self._wake_waiters()
                 case Suspected(member):
@@ -392,7 +392,8 @@ class Peering:
         while True:
             await trio.sleep(self._config.wire.channel_idle_s)
             for link in self.connections.links():
-                if link.session.close_idle_channels():
+                # Not worth a connection.
+                if link.connected and link.session.close_idle_channels():
                     link.flush()
 
     # -- what connections ask and tell --------------------------------------------------------

@@ -138,7 +138,7 @@ class PeerOutlet:
         return self._channel
 
     def _flush(self) -> None:
-        if self._link.writer_waits:
+        if self._link.wants_flush:
             self._link.flush()
 
 

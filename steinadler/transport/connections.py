@@ -1,49 +1,54 @@
-"""The connections of one node: who is linked, kept connected, proposed and dialled.
+"""The connections of one node: who is linked, dialled, proposed, and let go.
 
-    keep_connected(member)  a task that re-dials, with backoff and jitter, until told to stop
-    propose(address)        one dial to all that discovery saw there
-    incoming stream         the other end dialled
+    keep_connected(member)    a neighbour: connected from now on, and dialled again when that breaks
+    link_to_member(member)    any other: connected when something is to be sent to it
+    let_go(member)            a neighbour no longer
+    propose(address)          one dial to all that discovery saw there
+    incoming stream           the other end dialled
 
-All three end in the same place: `Handshakes` has a Hello judged, and the stream is attached to the
-link of the one `Peer` that the certificate names, if `ConnectionRank` says that it is the one to
-keep.  One record per name is what makes it one connection per peer; a pool of streams with the
+All of these end in the same place: `Handshakes` has a Hello judged, and the stream is attached to
+the link of the one `Peer` that the certificate names, if `ConnectionRank` says that it is the one
+to keep.  One record per name is what makes it one connection per peer; a pool of streams with the
 choice made at each message was refused, because order (M1) would then need a second rule.
 What the cluster makes of it (who may join, who is up) is the `Delegate`'s to decide.
+
+**On demand.**  A peer that lacks a connection and should have one (`Peer.lacks_connection`) has a
+task that dials, with backoff and jitter, until there is a connection, or no more need for one, or
+the peer is given up.  A refused dial ends nothing: only membership says that a member is down.
+Tasks are started where a need arises (something is sent, a connection broke) and are gone when it
+has been met, so a peer with which nothing goes on costs its session and no task.
+
+**Idle connections.**  One task for all of them looks a few times in each `link_idle_s` which
+connections carried no numbered frame for so long and are of no use at this end; those of peers
+that are no neighbours it closes.  Neither end asks the other first: a session outlives its
+connections, so a message that was under way is sent again on the next one, which the sender dials
+because it is not acknowledged (M1-M3).  An agreement to close was refused: it would be one more
+exchange with races of its own, to save a handshake in the rare case.
 """
 
 from __future__ import annotations
 
-import logging
 import random
-from enum import Enum
+from contextlib import nullcontext
 
 import trio
 
 from steinadler.config import Config
-from steinadler.errors import RemoteProtocolError, SecurityError
 from steinadler.identity import Address, NodeId
 from steinadler.transport.delegate import Delegate
-from steinadler.transport.handshake import Greeted, Handshakes
+from steinadler.transport.dialling import Dialler, DialOutcome
+from steinadler.transport.handshake import Handshakes, Phase
 from steinadler.transport.link import Link
-from steinadler.transport.network import DialError, Network, SecureStream
+from steinadler.transport.network import Network, SecureStream
 from steinadler.transport.peer import Peer
-from steinadler.wire.handshake import MAX_ADDRESSES, Reject, RejectReason, SessionOffer
+from steinadler.wire.handshake import MAX_ADDRESSES, SessionOffer
 
-logger = logging.getLogger("steinadler.transport")
-
-# How many addresses are remembered for their failures, or as our own, so that neither discovery
-# nor a peer's records can make this grow.
-MAX_REMEMBERED = 1024
-# How many of the addresses behind one name are dialled in one go; which ones, is drawn.
-MAX_BEHIND_A_NAME = 16
-
-
-class DialOutcome(Enum):
-    """How one attempt to reach a peer ended."""
-
-    CONNECTED = "connected"
-    REFUSED = "refused"
-    FAILED = "failed"
+# Proposed addresses that are dialled at once; what is proposed beyond, discovery proposes again.
+MAX_PROPOSED = 16
+# Looks at each connection in `link_idle_s`.
+_LOOKS = 4
+# Lives with which a session ended here that are remembered, in case they come back.
+MAX_ENDED = 16_384
 
 
 class Connections:
@@ -62,10 +67,21 @@ class Connections:
         self._rng = rng
         self._delegate = delegate
         self._handshakes = Handshakes(network.identity, node, config.wire, delegate)
+        self._dialler = Dialler(
+            network,
+            self._handshakes,
+            config.dial,
+            rng,
+            delegate,
+            peer_called=self._peer,
+            carry=self._start_carrying,
+            forget_unused=self._forget_unused,
+        )
         self._peers: dict[str, Peer] = {}
-        self._dialling: set[Address] = set()  # of those that were proposed
-        self._complaints: dict[Address, str] = {}  # the latest of each address, to log it once
-        self._ourselves: set[Address] = set()  # where we found ourselves
+        self._proposed: set[Address] = set()  # that are being dialled
+        self._dials_on_demand = trio.Semaphore(config.dial.max_handshakes)
+        # The lives whose session this end gave up, in a life that they may go on with.
+        self._given_up: dict[str, NodeId] = {}
         self._nursery: trio.Nursery | None = None
 
     # -- owner's side -------------------------------------------------------------------------
@@ -90,7 +106,10 @@ class Connections:
             # Here, or the first peer that comes would find out.
             self._handshakes.hello(SessionOffer(0, 0, 0, 0))
             task_status.started(self._handshakes.addresses)
-            await trio.sleep_forever()
+            try:
+                await self._close_idle_connections()
+            finally:  # whoever still sends must not start a task here
+                self._handshakes.phase = Phase.CLOSED
 
     def links(self) -> list[Link]:
         """Every link that has not ended."""
@@ -106,51 +125,80 @@ class Connections:
         link = peer.link if peer is not None else None
         return link if link is not None and link.node == node else None
 
-    def link_to_member(self, node: NodeId) -> Link:
-        """The link to a member, made now if no connection did so yet."""
-        return self._peer(node.name).link_to(node)
+    def link_to_member(self, node: NodeId, addresses: tuple[Address, ...]) -> Link:
+        """The link to a member, made now if there is none.
+
+        It is connected by itself once something is to be sent on it, until `end`.
+        """
+        peer = self._peer(node.name)
+        link = peer.link_to(node)
+        peer.addresses = addresses
+        return link
+
+    def moved(self, node: NodeId, addresses: tuple[Address, ...]) -> None:
+        """Dial a member there from now on, whenever there is a reason to."""
+        if self.link(node) is not None:
+            self._peer(node.name).addresses = addresses
 
     def keep_connected(self, node: NodeId, addresses: tuple[Address, ...]) -> None:
-        """Be connected to this member from now on; also used when its addresses change."""
+        """Be connected to this member from now on."""
+        self.link_to_member(node, addresses)
         peer = self._peer(node.name)
-        peer.addresses = addresses
-        peer.link_to(node)
-        if peer.keeper is None and self._nursery is not None:
-            peer.keeper = trio.CancelScope()
-            self._nursery.start_soon(self._keep, peer, node, peer.keeper)
+        if not peer.neighbour:
+            peer.neighbour = True
+            peer.stop_dialling()  # it may wait behind others that are no neighbours
+        self._dial_if_wanted(peer)
+
+    def let_go(self, node: NodeId) -> None:
+        """Be connected to this member only as long as that is of use."""
+        if self.link(node) is not None:
+            self._peer(node.name).let_go()
+
+    def came_back(self, node: NodeId, addresses: tuple[Address, ...]) -> None:
+        """A member that was given up is one again.
+
+        Its end may have gone on with the session that ended here, and hold monitors that nobody
+        here knows of.  So it is connected once, which tells it (D1).
+        """
+        if self._given_up.pop(node.name, None) == node:
+            self.link_to_member(node, addresses).ask_for_connection()
 
     def end(self, node: NodeId, reason: str) -> None:
         """Give this life of a node up: its connection, its session, its re-dialling."""
         peer = self._peers.get(node.name)
         if peer is not None and peer.link is not None and peer.link.node == node:
+            if peer.link.peer_token and not peer.link.to_observer:
+                self._remember_given_up(node)
             peer.end(reason)
             self._forget_unused(node.name)
 
     def propose(self, address: Address) -> None:
-        """Dial `address` once, unless we are connected there or on the way.
+        """Dial `address` once, unless we are connected there or on the way, or MAX_PROPOSED others
+        are being dialled.
 
         A host name stands for everybody behind it, and each is dialled: the one that answers
         first may be this node, or already connected.
         """
         if (
-            self._handshakes.closing
+            self._handshakes.phase is not Phase.OPEN
             or self._nursery is None
-            or address in self._handshakes.addresses
-            or address in self._ourselves
-            or address in self._dialling
-            or len(self._dialling) >= self._config.dial.max_handshakes
+            or self._dialler.is_ourselves(address)
+            or address in self._proposed
+            or len(self._proposed) >= MAX_PROPOSED
             or any(peer.is_connected_at(address) for peer in self._peers.values())
         ):
             return
-        self._dialling.add(address)
+        self._proposed.add(address)
         self._nursery.start_soon(self._dial_proposed, address)
 
     async def drain(self) -> None:
         """Accept nothing more, and wait until every peer has what is queued for it.
 
-        The caller bounds it.
+        The caller bounds it: somebody may be out of reach.
         """
-        self._handshakes.closing = True
+        if self._handshakes.phase is Phase.CLOSED:
+            return
+        self._handshakes.phase = Phase.DRAINING
         async with trio.open_nursery() as nursery:
             for link in self.links():
                 nursery.start_soon(link.drain)
@@ -166,7 +214,7 @@ class Connections:
 
     def close(self, reason: str) -> None:
         """End every link, so that nobody waits for one any longer."""
-        self._handshakes.closing = True
+        self._handshakes.phase = Phase.CLOSED
         for peer in list(self._peers.values()):
             peer.end(reason)
         self._peers.clear()
@@ -176,7 +224,7 @@ class Connections:
     def _peer(self, name: str) -> Peer:
         peer = self._peers.get(name)
         if peer is None:
-            peer = Peer(name, self._config.wire, self._rng, self._delegate)
+            peer = Peer(name, self._config.wire, self._rng, self._delegate, self._dial_if_wanted)
             self._peers[name] = peer
         return peer
 
@@ -185,6 +233,21 @@ class Connections:
         peer = self._peers.get(name)
         if peer is not None and peer.unused:
             del self._peers[name]
+
+    def _remember_given_up(self, node: NodeId) -> None:
+        self._given_up.pop(node.name, None)  # to stand last
+        self._given_up[node.name] = node
+        if len(self._given_up) > MAX_ENDED:
+            del self._given_up[next(iter(self._given_up))]
+
+    def _start_carrying(self, peer: Peer, link: Link, stream: SecureStream, rest: bytes) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._carry, peer, link, stream, rest)
+
+    async def _carry(self, peer: Peer, link: Link, stream: SecureStream, rest: bytes) -> None:
+        self._given_up.pop(peer.name, None)  # the handshake has told it
+        await peer.carry(link, stream, rest)
+        self._forget_unused(peer.name)
 
     # -- accepting ----------------------------------------------------------------------------
 
@@ -203,137 +266,61 @@ class Connections:
                 return
             link = self._handshakes.answer(stream, peer, heard.hello)
             if link is not None:
-                await peer.carry(link, stream, heard.rest)
+                await self._carry(peer, link, stream, heard.rest)
         finally:
             stream.close_nowait()
             self._forget_unused(name)
 
     # -- dialling -----------------------------------------------------------------------------
 
-    async def _keep(self, peer: Peer, node: NodeId, scope: trio.CancelScope) -> None:
-        """Dial until connected; dial again when the connection breaks; until told to stop."""
+    def _dial_if_wanted(self, peer: Peer) -> None:
+        if (
+            peer.dialler is None
+            and self._nursery is not None
+            and self._handshakes.phase is not Phase.CLOSED
+            and peer.lacks_connection
+        ):
+            peer.dialler = trio.CancelScope()
+            self._nursery.start_soon(self._dial, peer, peer.dialler)
+
+    async def _dial(self, peer: Peer, scope: trio.CancelScope) -> None:
+        """Dial until the peer is connected, or need not be, or is given up."""
         dial = self._config.dial
         failures = 0
         with scope:
-            while True:
+            while peer.dialler is scope and peer.lacks_connection:
                 link = peer.link
-                if link is None or link.node != node or peer.keeper is not scope:
-                    return
+                assert link is not None
                 changed = link.changed
-                if link.connected:
-                    failures = 0
-                    await changed.wait()
-                    continue
-                outcome = await self._dial_member(peer, node)
+                # Neighbours first: what membership makes of them cannot wait.
+                async with nullcontext() if peer.neighbour else self._dials_on_demand:
+                    outcome = await self._dialler.dial_member(peer)
                 if outcome is DialOutcome.REFUSED:
-                    self._delegate.peer_refused(node)
+                    self._delegate.peer_refused(link.node)
                 if outcome is not DialOutcome.CONNECTED:
                     delay = min(dial.first_backoff_s * 2**failures, dial.longest_backoff_s)
                     failures = min(failures + 1, 30)
                     with trio.move_on_after(delay * self._rng.uniform(0.5, 1)):
                         await changed.wait()
-
-    async def _dial_member(self, peer: Peer, node: NodeId) -> DialOutcome:
-        good = peer.good_address
-        result = DialOutcome.FAILED
-        for address in peer.addresses_to_dial():
-            outcome = await self._dial(address, node.name)
-            if outcome is DialOutcome.CONNECTED:
-                return outcome
-            if outcome is DialOutcome.REFUSED and (good is None or address == good):
-                result = outcome
-        return result
+        if peer.dialler is scope:
+            peer.dialler = None
 
     async def _dial_proposed(self, address: Address) -> None:
         try:
-            found = await self._look_up(address)
-            if found == (address,):
-                await self._dial(address, None)
+            found = await self._dialler.dial_proposed(address)
         finally:
-            self._dialling.discard(address)
-        if found != (address,):
-            for each in found:
-                self.propose(each)
+            self._proposed.discard(address)
+        for each in found:
+            self.propose(each)
 
-    async def _look_up(self, address: Address) -> tuple[Address, ...]:
-        """What a proposed address stands for; nothing when that cannot be told."""
-        try:
-            found: tuple[Address, ...] | None = None
-            with trio.move_on_after(self._config.dial.dial_timeout_s):
-                found = await self._network.look_up(address)
-            if found is None:
-                raise DialError("the name was not found in time", refused=False)
-        except DialError as error:
-            self._complain(address, str(error))
-            return ()
-        if found != (address,):
-            self._complaints.pop(address, None)
-        if len(found) > MAX_BEHIND_A_NAME:
-            return tuple(self._rng.sample(found, MAX_BEHIND_A_NAME))
-        return found
+    # -- idle connections ---------------------------------------------------------------------
 
-    async def _dial(self, address: Address, expected: str | None) -> DialOutcome:
-        """Connect to `address` and shake hands, as whoever turns out to be there, or only if it
-        is `expected`.  On success a task of its own carries the connection."""
-        stream: SecureStream | None = None
-        connected = False
-        try:
-            with trio.move_on_after(self._config.dial.dial_timeout_s):
-                stream = await self._network.dial(address)
-            if stream is None:
-                raise DialError("no answer in time", refused=False)
-            connected = await self._greet(stream, address, expected)
-        except DialError as error:
-            unlike = isinstance(error.__cause__, SecurityError)  # somebody has to do something
-            self._complain(address, str(error), logging.WARNING if unlike else logging.INFO)
-            if error.refused:
-                return DialOutcome.REFUSED
-        except (RemoteProtocolError, trio.BrokenResourceError) as error:
-            self._complain(address, f"the handshake failed: {error}")
-        finally:
-            if stream is not None and not connected:
-                stream.close_nowait()
-                self._forget_unused(stream.peer.name)
-        if not connected:
-            return DialOutcome.FAILED
-        self._complaints.pop(address, None)
-        return DialOutcome.CONNECTED
-
-    async def _greet(self, stream: SecureStream, address: Address, expected: str | None) -> bool:
-        """Shake hands with whoever is there, unless we are connected to it or about to be."""
-        name = stream.peer.name
-        if stream.peer.is_observer or expected not in (None, name):
-            raise DialError(f"{stream.peer} listens there now", refused=True)
-        peer = self._peer(name)
-        if peer.connected:
-            peer.was_found_at(address)
-            return False
-        if peer.dial is not None:
-            return False  # somebody else in here is faster
-        match await self._handshakes.greet(stream, peer):
-            case Greeted(link, rest):
-                assert self._nursery is not None
-                self._nursery.start_soon(self._carry, peer, link, stream, rest)
-                return True
-            case Reject(RejectReason.SELF):
-                if len(self._ourselves) >= MAX_REMEMBERED:
-                    self._ourselves.clear()
-                self._ourselves.add(address)
-            case Reject() as reject:
-                self._complain(address, f"turned away ({reject.reason}): {reject.detail}")
-                self._delegate.rejected(reject, name)
-            case None:
-                pass
-        return False
-
-    async def _carry(self, peer: Peer, link: Link, stream: SecureStream, rest: bytes) -> None:
-        await peer.carry(link, stream, rest)
-        self._forget_unused(peer.name)
-
-    def _complain(self, address: Address, text: str, level: int = logging.INFO) -> None:
-        """Log a failure, once per address and kind of failure."""
-        if self._complaints.get(address) != text:
-            if len(self._complaints) >= MAX_REMEMBERED:
-                self._complaints.clear()
-            self._complaints[address] = text
-            logger.log(level, "cannot connect to %s: %s", address, text)
+    async def _close_idle_connections(self) -> None:
+        idle_s = self._config.dial.link_idle_s
+        while True:
+            await trio.sleep(idle_s / _LOOKS)
+            now = trio.current_time()
+            for peer in self.peers():
+                if peer.is_idle(idle_s, now):
+                    assert peer.link is not None
+                    peer.link.close_connection()

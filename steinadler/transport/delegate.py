@@ -32,7 +32,9 @@ class Delegate(Protocol):
         """A connection is up (again)."""
 
     def link_disconnected(self, link: Link) -> None:
-        """The connection broke; the session waits to be resumed."""
+        """The connection broke, or one of the two ends closed it because it was of no use: the
+        session waits to be resumed.  Which of these it was cannot be told at the other end, so it
+        is not told at this one either: for a peer that is no neighbour it is no evidence."""
 
     def link_ended(self, link: Link, reason: str) -> None:
         """The session is over: nothing more goes to or comes from this link."""
@@ -41,7 +43,8 @@ class Delegate(Protocol):
         """After `link_ended`: the same life of the node goes on, with a new session."""
 
     def peer_refused(self, node: NodeId) -> None:
-        """Where the peer used to listen, nobody listens, or somebody else does."""
+        """Where the peer used to listen, nobody listens, or somebody else does.  Dialling goes on
+        until the session is ended."""
 
     def rejected(self, reject: Reject, by: str) -> None:
         """The node called `by` would not have us."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from enum import Enum
 
 import trio
 
@@ -63,6 +64,14 @@ class Greeted:
     rest: bytes
 
 
+class Phase(Enum):
+    """What becomes of a handshake."""
+
+    OPEN = "open"
+    DRAINING = "draining"  # whoever comes is turned away; members are dialled for what is queued
+    CLOSED = "closed"  # nobody is let in, whoever dialled
+
+
 # What happens between nodes that come and go, with nobody at fault.
 _UNREMARKABLE = (RejectReason.SUPERSEDED, RejectReason.SELF, RejectReason.CLOSING)
 
@@ -70,8 +79,7 @@ _UNREMARKABLE = (RejectReason.SUPERSEDED, RejectReason.SELF, RejectReason.CLOSIN
 class Handshakes:
     """How one node introduces itself, and what it makes of who answers or comes.
 
-    `addresses` is what Hellos say about where this node listens; once `closing` is set, everybody
-    is turned away.
+    `addresses` is what Hellos say about where this node listens.
     """
 
     def __init__(
@@ -86,7 +94,7 @@ class Handshakes:
         self._settings = settings
         self._delegate = delegate
         self.addresses: tuple[Address, ...] = ()
-        self.closing = False
+        self.phase = Phase.OPEN
 
     def hello(self, session: SessionOffer) -> bytes:
         """The HELLO frame that offers this session.
@@ -115,8 +123,6 @@ class Handshakes:
         )
 
     def _judge(self, hello: Hello, stream: SecureStream) -> Reject | None:
-        if self.closing:
-            return Reject(RejectReason.CLOSING, "this node is shutting down")
         return judge_hello(
             hello,
             cluster_id=stream.peer.cluster_id,
@@ -137,7 +143,9 @@ class Handshakes:
             with trio.fail_after(self._settings.handshake_timeout_s):
                 frame, rest = await _first_frame(stream)
             hello = _hello_in(frame)
-            return Heard(hello, self._judge(hello, stream), rest)
+            if self.phase is Phase.OPEN:
+                return Heard(hello, self._judge(hello, stream), rest)
+            return Heard(hello, Reject(RejectReason.CLOSING, "this node is shutting down"), rest)
         except trio.BrokenResourceError as error:
             # A dialler that found a faster way to us; no more than that.
             logger.debug("%s at %s went away: %s", stream.peer, stream.remote, error)
@@ -219,7 +227,7 @@ class Handshakes:
         if refusal is not None:
             raise DialError(f"{stream.peer}: {refusal.detail}", refused=False)
         overtaken = peer.link is not link and peer.link is not None and peer.link.peer_token
-        if overtaken or self.closing:
+        if overtaken or self.phase is Phase.CLOSED:
             return None
         settled, last_received = peer.settle(hello, offered.token)
         peer.attach(settled, stream, hello, last_received, dialler=self._node.name)

@@ -2,10 +2,16 @@
 
     flush() --> inline write, when nothing is under way (no task wakes up for it)
             \\-> writer task, when the socket is full, or for what a burst leaves over
+            \\-> on_wanted(link), when there is no connection: somebody is to make one
     reader task --> Session.receive --> handler(link, events)
 
 The reader never waits for anybody: the handler is a plain function, and what it produces is
 queued.  Only one of inline write and writer writes at a time; both go on where the stream stands.
+
+Connections come and go while the session lasts: they break, and they are closed when they were of
+no use for long.  Whoever sends need not know which of these is the case: what is queued makes the
+link `needed`, and one flag (`wants_flush`) says that somebody sleeps until there is something to
+send, be it the writer or whoever dials.
 """
 
 from __future__ import annotations
@@ -52,6 +58,7 @@ class Link:
         token: int,
         settings: WireSettings,
         handler: Callable[[Link, list[Event]], None],
+        on_wanted: Callable[[Link], None],
     ) -> None:
         self.node = node
         self.role = role
@@ -64,9 +71,12 @@ class Link:
         self.changed = trio.Event()  # set and replaced at each change of state
         self._settings = settings
         self._handler = handler
+        self._on_wanted = on_wanted
         self._stream: SecureStream | None = None
         self._scope: trio.CancelScope | None = None
-        self.writer_waits = False  # for something to write: `flush` wakes it
+        # The writer waits for something to write, or there is no connection: `flush` tells.
+        self.wants_flush = True
+        self._asked_for = False
         self._unsent = False  # of what the handshake or an inline write has written to the stream
         self._writer = trio.lowlevel.ParkingLot()
         self._acknowledger = trio.lowlevel.ParkingLot()
@@ -95,6 +105,20 @@ class Link:
         # The peer may have missed our first Hello; then it knows no token of ours yet.
         return offer.token == self.peer_token and offer.peer_token in (0, self.token)
 
+    # -- the need for a connection ------------------------------------------------------------
+
+    @property
+    def needed(self) -> bool:
+        """Whether a connection would be of use: something is to be sent, or was sent and the peer
+        is not known to have it, or somebody waits for credit, or asked for a connection."""
+        return self._asked_for or bool(self._credit_waiters) or not self.session.drained
+
+    def ask_for_connection(self) -> None:
+        """Have a connection made, unless there is one."""
+        if self._stream is None and self.state is not LinkState.ENDED:
+            self._asked_for = True
+            self._on_wanted(self)
+
     # -- life ---------------------------------------------------------------------------------
 
     def _become(self, state: LinkState) -> None:
@@ -120,7 +144,13 @@ class Link:
         if self._stream is not None:
             self._stream.close_nowait()
             self._stream = None
-            self.writer_waits = False
+            self.wants_flush = True
+
+    def close_connection(self) -> None:
+        """Let the present connection, if any, end as if it had broken: `run` returns, and the
+        session stays.  What is sent meanwhile may be lost on it, and is sent again on the next."""
+        if self._scope is not None:
+            self._scope.cancel()
 
     def attach(
         self, stream: SecureStream, rank: ConnectionRank, limits: PeerLimits, last_received: int
@@ -134,6 +164,7 @@ class Link:
         self.session.connected(limits, last_received)
         self.rank = rank
         self._stream = stream
+        self.wants_flush = self._asked_for = False
         self._unsent = True
         self._scope = trio.CancelScope()
         self._become(LinkState.CONNECTED)
@@ -164,15 +195,16 @@ class Link:
             stream.close_nowait()
             if self._stream is stream:
                 self._stream = None
-                self.writer_waits = False
+                self.wants_flush = True
                 if self.state is LinkState.CONNECTED:
                     self._become(LinkState.WAITING)
         if failure is not None:
             raise failure
 
     async def drain(self) -> None:
-        """Wait until everything queued has arrived, or the connection is gone."""
-        while self.connected and not self.session.drained:
+        """Wait until everything queued has arrived, over the next connection if need be, or the
+        link has ended.  The caller bounds it."""
+        while self.state is not LinkState.ENDED and not self.session.drained:
             await self._drained.park()
 
     async def say_goodbye(self, reason: str) -> None:
@@ -196,9 +228,12 @@ class Link:
         go out before the writer's turn, and are better off in few writes: then each write holds
         twice as many as the one before, and the peer has something to do after the first.
         """
+        if not self.wants_flush:
+            return  # the writer is at it
         stream = self._stream
-        if stream is None or not self.writer_waits:
-            return  # no connection yet, or the writer is at it
+        if stream is None:
+            self._on_wanted(self)
+            return
         if self._burst:
             self._held += 1
             if self._held < self._hold:
@@ -208,12 +243,12 @@ class Link:
             self._held = 0
             self._hold = min(2 * self._hold, MOST_HELD)
         elif not self.session.quiet:
-            self.writer_waits = False
+            self.wants_flush = False
             self._wake_writer()
             return
         try:
             if not stream.write_nowait(self.session.data_to_send()):
-                self.writer_waits = False
+                self.wants_flush = False
                 self._unsent = True
             elif not self.session.wants_to_send:
                 return
@@ -233,13 +268,13 @@ class Link:
                     self._unsent = False
                 while data := self.session.data_to_send():
                     if not stream.write_nowait(data):
-                        self.writer_waits = False
+                        self.wants_flush = False
                         await stream.flush()
                     if not self.session.wants_to_send:
                         break
                     await trio.lowlevel.checkpoint()
                 self._held, self._hold = 0, FIRST_HELD
-                self.writer_waits = True
+                self.wants_flush = True
                 await self._writer.park()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             scope.cancel()
@@ -258,6 +293,7 @@ class Link:
 
         Waiters are woken one at a time, in order; one that finds credit to spare wakes the next.
         """
+        self.ask_for_connection()  # the first one brings the first credit
         lot = self._credit_waiters.setdefault(target, trio.lowlevel.ParkingLot())
         try:
             await lot.park()

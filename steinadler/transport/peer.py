@@ -3,18 +3,25 @@
     link_to(node)        a link to a life of the peer, before any connection to it
     settle(hello)        which link a Hello belongs to: resumed, a new session, or another life
     attach, carry        a connection begins; it breaks, or breaks a rule
-    end(reason)          this life is given up, and nobody keeps it connected any longer
+    lacks_connection     there is none, and there should be
+    end(reason)          this life is given up, and nobody dials it any longer
 
 A name, not a life, is what the record is of: two lives of one name are told apart here, and the
 former one ends before the next begins (D3).  When only the session is lost, the life goes on:
-the link is replaced, and whoever keeps the peer connected goes on with the new one.  Reusing the
-old link was refused: whoever waits on it must learn that what it carried is lost (M4).
+the link is replaced, and whoever dials the peer goes on with the new one.  Reusing the old link
+was refused: whoever waits on it must learn that what it carried is lost (M4).
+
+A neighbour is kept connected.  Any other peer is connected while that is of use, at whichever end:
+both have the session, so both dial when there is something to send in it, the watched end of a
+monitor as well as the watching one.  Where a session ended at one end alone, that end dials too:
+the other would wait for ever on a session that nobody else remembers (D1).
 """
 
 from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -47,17 +54,24 @@ class Dial:
 class Peer:
     """What is known of one peer name.  Made, kept and forgotten by `Connections`.
 
-    `link` is the present session, `dial` the handshake that this node began, `keeper` the scope
-    of the task that re-dials; there is a keeper only where there is a link, or will be at once.
+    `link` is the present session, `dial` the handshake that this node began, `dialler` the scope
+    of the task that dials, while there is one; a life that is a `neighbour` is kept connected.
+    `on_wanted` is told when the peer may lack a connection.
     """
 
     def __init__(
-        self, name: str, settings: WireSettings, rng: random.Random, delegate: Delegate
+        self,
+        name: str,
+        settings: WireSettings,
+        rng: random.Random,
+        delegate: Delegate,
+        on_wanted: Callable[[Peer], None],
     ) -> None:
         self.name = name
         self.link: Link | None = None
         self.dial: Dial | None = None
-        self.keeper: trio.CancelScope | None = None
+        self.dialler: trio.CancelScope | None = None
+        self.neighbour = False
         self.addresses: tuple[Address, ...] = ()
         # Where the peer was seen to be: only a refusal from there says something about it.
         self.good_address: Address | None = None
@@ -67,6 +81,10 @@ class Peer:
         self._settings = settings
         self._rng = rng
         self._delegate = delegate
+        self._on_wanted = on_wanted
+        # The latest numbered frames each way, and when they were seen to be new.
+        self._progress = (0, 0)
+        self._active_at = 0.0
         # What our Hellos offered while there was no link: the peer may have taken it up although
         # its answer was lost, so the next Hello offers the same.
         self._offered: Link | None = None
@@ -83,6 +101,30 @@ class Peer:
     def unused(self) -> bool:
         """Whether nothing would be lost by forgetting this record."""
         return not (self.link or self.dial or self._offered)
+
+    @property
+    def lacks_connection(self) -> bool:
+        """Whether somebody should dial: see the module's text."""
+        link = self.link
+        return (
+            link is not None
+            and not link.to_observer
+            and not link.connected
+            and (self.neighbour or link.needed)
+        )
+
+    def is_idle(self, idle_s: float, now: float) -> bool:
+        """Whether the connection, if any, is of no use, and was of none for `idle_s`, as far as
+        this was asked before."""
+        link = self.link
+        if self.neighbour or link is None or not link.connected or link.to_observer:
+            return False
+        progress = link.session.progress
+        if progress != self._progress:
+            self._progress, self._active_at = progress, now
+        if now - self._active_at < idle_s:
+            return False
+        return not (link.needed or link.session.holds_senders)
 
     def is_connected_at(self, address: Address) -> bool:
         """Whether dialling `address` would only find the peer that is connected already."""
@@ -128,12 +170,22 @@ class Peer:
 
     def end(self, reason: str) -> None:
         """Give the present life up: its connection, its session, its re-dialling."""
-        keeper, self.keeper = self.keeper, None
+        self.neighbour = False
+        self.stop_dialling()
+        self._end_link(reason)
+
+    def stop_dialling(self) -> None:
+        """End the task that dials, if there is one."""
+        dialler, self.dialler = self.dialler, None
         # A handshake of it is left to end by itself: whoever is there may have taken it, and
         # have given up a dial of its own that we answered.
-        if keeper is not None and self.dial is None:
-            keeper.cancel()
-        self._end_link(reason)
+        if dialler is not None and self.dial is None:
+            dialler.cancel()
+
+    def let_go(self) -> None:
+        """The present life is no neighbour any more: it is as idle as if it had connected now."""
+        self.neighbour = False
+        self._active_at = trio.current_time()
 
     def link_to_offer(self) -> Link:
         """What our next Hello offers."""
@@ -194,7 +246,7 @@ class Peer:
             self._lose_session(link, f"protocol error: {error}")
             raise
         self.remote = stream.remote
-        self.connected_at = trio.current_time()
+        self.connected_at = self._active_at = trio.current_time()
         self.addresses = hello.addresses
         if dialler == hello.node.name:
             self.good_address = next(
@@ -220,6 +272,7 @@ class Peer:
             if self.link is link and link.state is LinkState.WAITING:
                 if not link.to_observer:
                     self._delegate.link_disconnected(link)
+                    self._on_wanted(self)
                 else:  # an observer that comes back comes back as another one
                     self.end("connection closed")
 
@@ -227,6 +280,8 @@ class Peer:
         """The connection broke between `settle` and `attach`."""
         if self.link is link and link.to_observer and not link.connected:
             self.end("connection closed")  # as in `carry`: nobody resumes it
+        else:
+            self._on_wanted(self)
 
     # -- how a session ends -------------------------------------------------------------------
 
@@ -234,8 +289,8 @@ class Peer:
         self._delegate.link_disconnected(link)
         if self.link is link:
             self._end_session(link, reason)
-            if self.keeper is not None:
-                self.link_to(link.node)
+            if not link.to_observer:
+                self.link_to(link.node).ask_for_connection()
 
     def _end_session(self, link: Link, reason: str) -> None:
         """End the session, but not the life: whoever keeps it connected stays."""
@@ -254,4 +309,10 @@ class Peer:
         return self._rng.getrandbits(63) + 1  # never 0, which means "none"
 
     def _new_link(self, node: NodeId, role: str, token: int) -> Link:
-        return Link(node, role, token, self._settings, self._delegate.events)
+        return Link(
+            node, role, token, self._settings, self._delegate.events, self._connection_wanted
+        )
+
+    def _connection_wanted(self, link: Link) -> None:
+        if link is self.link:
+            self._on_wanted(self)

@@ -184,6 +184,17 @@ class Session:
         )
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """The numbers of the latest numbered frame each way: unchanged, nothing went over."""
+        return self._sending.last_sent, self._receiving.last_received
+
+    @property
+    def holds_senders(self) -> bool:
+        """Whether the peer has used up its credit for some channel: its senders may wait for
+        processes here.  A step for each of its channels."""
+        return any(channel.credit <= 0 for channel in self._receiving.channels())
+
+    @property
     def drained(self) -> bool:
         """Whether the peer's node has everything that was ever queued here."""
         return self._sending.drained

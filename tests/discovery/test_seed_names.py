@@ -14,7 +14,7 @@ import trio.testing
 from steinadler import open_node
 from steinadler.identity import Address
 from steinadler.security import open_home
-from steinadler.transport.connections import MAX_BEHIND_A_NAME
+from steinadler.transport.dialling import MAX_BEHIND_A_NAME
 from steinadler.transport.network import DialError, SecureStream
 from steinadler.transport.tcp import TcpNetwork
 

@@ -11,11 +11,11 @@ import trio
 import yaml
 
 from steinadler.cli.options import SEED_DNS
-from steinadler.config import DialSettings
 from steinadler.discovery import Candidate, dns_lookup, dns_names, rounds, seed_file
 from steinadler.identity import NODE, Address
 from steinadler.security import open_home
-from steinadler.transport.connections import MAX_BEHIND_A_NAME
+from steinadler.transport.connections import MAX_PROPOSED
+from steinadler.transport.dialling import MAX_BEHIND_A_NAME
 
 TEXT = (Path(__file__).parents[2] / "docs" / "discovery.md").read_text(encoding="utf-8")
 
@@ -77,7 +77,7 @@ def test_a_node_can_use_the_secret_as_it_is_mounted(
     ("said", "limit"),
     [
         (r"(\d+) addresses in a round", rounds.MOST_A_ROUND),
-        (r"once\s+at a\s+time, (\d+) at once", DialSettings().max_handshakes),
+        (r"once\s+at a\s+time, (\d+) at once", MAX_PROPOSED),
         (r"\((\d+) in one go", MAX_BEHIND_A_NAME),
         (r"larger than (\d+) KiB", seed_file.MAX_FILE_BYTES // 1024),
         (r"answer (\d+) addresses", dns_lookup.MAX_ADDRESSES),

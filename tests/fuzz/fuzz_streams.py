@@ -40,7 +40,7 @@ SOURCE_TOKEN, SINK_TOKEN = 1, 2
 class Link:
     """One without a connection."""
 
-    writer_waits = False
+    wants_flush = False
     state = LinkState.CONNECTED
 
     def __init__(self, node: NodeId, session: Session) -> None:

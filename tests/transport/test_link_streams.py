@@ -65,12 +65,15 @@ class FarEnd:
         self.session = Session(SETTINGS)
         self.session.connected(LIMITS, 0)
         self.arrived: list[bytes] = []
-        self.link = Link(NodeId("bob", 1), NODE, 1, SETTINGS, self._handle)
+        self.link = Link(NodeId("bob", 1), NODE, 1, SETTINGS, self._handle, self._dial)
 
     def _handle(self, link: Link, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, Arrived):
                 self.arrived.extend(event.bodies)
+
+    def _dial(self, link: Link) -> None:
+        """The test makes the connections."""
 
     def message(self, body: bytes) -> bytes:
         self.session.enqueue(self.session.channel(ToName("x")), FrameType.MESSAGES, body)

@@ -26,6 +26,7 @@ class Notes:
 
     def __init__(self) -> None:
         self.told: list[tuple[str, NodeId]] = []
+        self.wanted: list[Peer] = []  # that may lack a connection
 
     def hello_facts(self) -> tuple[int, tuple[tuple[str, str], ...]]:
         return 0, ()
@@ -82,7 +83,7 @@ def notes() -> Notes:
 
 @pytest.fixture
 def peer(notes: Notes) -> Peer:
-    return Peer("bob", WireSettings(), random.Random(1), notes)
+    return Peer("bob", WireSettings(), random.Random(1), notes, notes.wanted.append)
 
 
 def hello(node: NodeId = BOB, *, role: str = NODE, token: int = 7, last_received: int = 0) -> Hello:
@@ -94,21 +95,23 @@ def hello(node: NodeId = BOB, *, role: str = NODE, token: int = 7, last_received
 
 def kept(peer: Peer) -> trio.CancelScope:
     peer.link_to(BOB)
-    peer.keeper = trio.CancelScope()
-    return peer.keeper
+    peer.neighbour = True
+    peer.dialler = trio.CancelScope()
+    return peer.dialler
 
 
 async def test_a_lost_session_ends_its_link_and_not_the_re_dialling_m3_m4(
     peer: Peer, notes: Notes
 ) -> None:
-    keeper = kept(peer)
+    dialler = kept(peer)
     first, _ = peer.settle(hello(token=7), 1)
     second, last_received = peer.settle(hello(token=8), 2)
     assert (first.state, first.end_reason) == (LinkState.ENDED, "lost session")
     assert (second.node, second.token, second.peer_token, last_received) == (BOB, 2, 8, 0)
     assert peer.link is second
-    assert peer.keeper is keeper
-    assert not keeper.cancel_called
+    assert peer.dialler is dialler
+    assert not dialler.cancel_called
+    assert peer.neighbour
     assert notes.told == [("ended: lost session", BOB), ("lost: lost session", BOB)]
 
 
@@ -122,28 +125,30 @@ async def test_a_session_that_both_remember_goes_on_m3(peer: Peer, notes: Notes)
 async def test_another_life_ends_the_former_one_and_its_re_dialling_d3(
     peer: Peer, notes: Notes
 ) -> None:
-    keeper = kept(peer)
+    dialler = kept(peer)
     former, _ = peer.settle(hello(), 1)
     later = NodeId("bob", 2)
     link, _ = peer.settle(hello(later), 2)
     assert (former.end_reason, link.node) == ("restarted", later)
-    assert keeper.cancel_called
-    assert peer.keeper is None
+    assert dialler.cancel_called
+    assert peer.dialler is None
+    assert not peer.neighbour
     assert notes.told == [("ended: restarted", BOB)]
 
 
 async def test_whoever_received_what_was_never_sent_loses_the_session_x4(
     peer: Peer, notes: Notes
 ) -> None:
-    keeper = kept(peer)
+    dialler = kept(peer)
     link, _ = peer.settle(hello(), 1)
     stream = BrokenStream(NODE)
     with pytest.raises(RemoteProtocolError):
         peer.attach(link, stream, hello(), 99, dialler="bob")
     assert link.state is LinkState.ENDED
-    assert peer.link is not None  # for the connection that the keeper makes next
+    assert peer.link is not None  # for the connection that is made next
     assert peer.link.peer_token == 0
-    assert not keeper.cancel_called
+    assert peer.lacks_connection
+    assert not dialler.cancel_called
     assert [what.split(":")[0] for what, _ in notes.told] == ["disconnected", "ended", "lost"]
 
 
