@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from cluster_events import (
     Claim,
@@ -34,6 +35,9 @@ from cluster_events import (
     name_of,
 )
 from histories import Fault, Malformed
+
+# What a rule finds: its name, and what is wrong.
+Found: TypeAlias = Iterator[tuple[str, str]]
 
 # What a process is told that lost a name of the cluster.
 LOST = "NameConflict: the name '{}' belongs to "
