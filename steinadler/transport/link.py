@@ -194,7 +194,7 @@ class Link:
         finally:
             stream.close_nowait()
             if self._stream is stream:
-                self._stream = None
+                self._stream = self._scope = None
                 self.wants_flush = True
                 if self.state is LinkState.CONNECTED:
                     self._become(LinkState.WAITING)

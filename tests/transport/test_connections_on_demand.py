@@ -137,6 +137,21 @@ async def test_a_neighbours_connection_stays_until_it_is_let_go(autojump_clock: 
         await part(alice, bob)
 
 
+async def test_a_session_without_a_connection_has_no_task(autojump_clock: MockClock) -> None:
+    """A thousand members may have been written to once."""
+    async with ends().run() as network:
+        alice = await network.start("alice", QUICK)
+        others = [await network.start(f"node{number}", QUICK) for number in range(20)]
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        for other in others:
+            await meet(alice, other)
+        assert trio.lowlevel.current_statistics().tasks_living > tasks
+        for other in others:
+            await part(alice, other)
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        assert len(alice.connections.links()) == len(others)
+
+
 async def test_an_observers_connection_is_its_own_to_close(autojump_clock: MockClock) -> None:
     """It would come back as somebody else, and with nothing of its session."""
     async with ends().run() as network:
