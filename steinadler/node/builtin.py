@@ -7,6 +7,7 @@ protocol of its own: credit, size limits, errors and cancellation are those of e
     $info        answers with facts about the node
     $names       ("whereis", name) -> ProcessId or None; ("whereis_global", name) -> the same
                  ("reserve", name, process) -> None, or who has that name of the cluster
+                 ("release", name, process) -> None: it does not take the name after all
     $statistics  ("statistics", count) -> what `Node.statistics`, `connections`,
                  `processes(count)` and `stream_statistics(count)` tell, by name of the field,
                  and the node's clock
@@ -103,10 +104,13 @@ async def _names(me: Process, runtime: Runtime) -> None:
                 call.reply(runtime.naming.find(name))
             case ("reserve", str() as name, ProcessId() as process) if process.node == call.caller:
                 call.reply(runtime.naming.reserve(name, process))
+            case ("release", str() as name, ProcessId() as process) if process.node == call.caller:
+                runtime.naming.registry.release(name, process)
+                call.reply(None)
             case _:
                 raise ConfigError(
-                    "$names understands ('whereis', name), ('whereis_global', name) and "
-                    "('reserve', name, a process of the caller's node)"
+                    "$names understands ('whereis', name), ('whereis_global', name), and "
+                    "('reserve' or 'release', name, a process of the caller's node)"
                 )
 
     await _serve(me, answer)

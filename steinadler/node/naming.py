@@ -2,8 +2,8 @@
 
     register_global ---> the arbiter's $names: may it?  ---> own replica
     a change            --> news, in the next turn of the scheduler   --+
-    now and then        --> compare, with one member                  --+--> links, as gossip
-    a member up, down   --> what the engine makes of it               --+
+    now and then        --> compare, with one neighbour               --+--> links, as gossip
+    a neighbour connects, a member goes --> what the engine makes of it +
     NameLost            --> the process is told to exit, and events tell everybody
 
 What travels is dropped with a broken connection, as membership's gossip is: comparing finds it.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, assert_never
 
@@ -24,10 +25,11 @@ import trio
 from steinadler.errors import (
     ConfigError,
     InMinority,
-    NameConflict,
     NodeDown,
     NoSuchProcess,
+    ProcessExited,
     RemoteError,
+    SteinadlerError,
 )
 from steinadler.identity import (
     Destination,
@@ -40,13 +42,16 @@ from steinadler.node.events import EventHub
 from steinadler.node.events import NameConflict as NameConflictEvent
 from steinadler.node.peering import Peering
 from steinadler.process.table import Processes
-from steinadler.registry import Effect, NameLost, NameSettled, Registry, Tell
+from steinadler.registry import Effect, NameLost, NameSettled, Registry, Tell, refuse_for
+from steinadler.registry.claims import RESERVED_S
 from steinadler.registry.messages import Summary, Want, decode, encode
 from steinadler.transport.link import Link
 from steinadler.wire.frames import FrameType
 
-# Every member compares with another one at random about so often.
+# Every member compares with a neighbour at random about so often.
 COMPARE_INTERVAL_S = 2.0
+# A node that closes answers no more, and is a member for a moment yet; then it is asked again.
+GOING_S = 1.0
 
 
 class Naming:
@@ -72,23 +77,28 @@ class Naming:
         self._rng = rng
         self._clock = clock
         self._changed = trio.Event()
-        self.registry = Registry(me, rng)
+        self._nursery: trio.Nursery | None = None  # while it runs
+        self.registry = Registry(me, rng, peering.neighbours)
         self.find = self.registry.find
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell what changes, and compare, until cancelled."""
-        task_status.started()
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._compare)
-            while True:
-                await self._changed.wait()
-                self._changed = trio.Event()
-                self._carry_out(self.registry.news())
+            task_status.started()
+            try:
+                while True:
+                    await self._changed.wait()
+                    self._changed = trio.Event()
+                    self._carry_out(self.registry.news())
+            finally:
+                self._nursery = None  # which takes nothing more
 
     async def _compare(self) -> None:
         while True:
             await trio.sleep(COMPARE_INTERVAL_S * self._rng.uniform(0.75, 1.25))
-            self._carry_out(self.registry.compare())
+            self._carry_out(self.registry.compare(trio.current_time()))
 
     # -- names --------------------------------------------------------------------------------
 
@@ -99,36 +109,51 @@ class Naming:
         if name.startswith("$"):
             raise ConfigError(f"{name!r}: names that begin with '$' belong to the runtime")
         self._peering.require_majority()
-        other = await self._ask_arbiter(name, process)
-        if other is not None and other != process:
-            raise NameConflict(
-                f"the name {name!r} belongs to {other} in the whole cluster; "
-                "unregister it there first, or choose another"
-            )
-        self._require_ours(process)  # it may have ended meanwhile
-        self._peering.require_majority()
-        self._carry_out(
+        asked: set[str] = set()
+        try:
+            await self._ask_arbiters(name, process, asked)
+            self._require_ours(process)  # it may have ended meanwhile
+            self._peering.require_majority()
             self.registry.register(name, process.number, int(self._clock() * 1_000_000))
-        )
+        except BaseException:
+            if self._nursery is not None:
+                self._nursery.start_soon(self._release, name, process, asked)
+            raise
         self._changed.set()
 
-    async def _ask_arbiter(self, name: str, process: ProcessId) -> ProcessId | None:
-        """Who has the name already, or is just about to."""
+    async def _ask_arbiters(self, name: str, process: ProcessId, asked: set[str]) -> None:
+        """Raise `NameConflict` when somebody has the name already, or is just about to."""
+        arbiter = ""
+        while arbiter != self._arbiter(name):  # another one would not know who was let pass
+            arbiter, found = await self._ask_arbiter(name, ("reserve", name, process), asked)
+            if isinstance(found, ProcessId):
+                refuse_for(found, process, name)
+
+    async def _ask_arbiter(
+        self, name: str, request: tuple[object, ...], asked: set[str]
+    ) -> tuple[str, object]:
+        """Who is the arbiter of a name, and what it answers; all who were asked go to `asked`."""
         while True:
             arbiter = self._arbiter(name)
-            if arbiter == self.me.name:
-                await trio.lowlevel.checkpoint()
-                return self.reserve(name, process)
+            asked.add(arbiter)
             try:
-                found = await self._call(ProcessName("$names", arbiter), ("reserve", name, process))
-            except NodeDown:
-                await trio.lowlevel.checkpoint()
-                continue  # it was the arbiter a moment ago: another one is now
+                return arbiter, await self._call(ProcessName("$names", arbiter), request)
             except RemoteError as error:
                 if error.type_name == InMinority.__name__:
                     raise InMinority(error.text) from None
                 raise
-            return found if isinstance(found, ProcessId) else None
+            except (NodeDown, NoSuchProcess, ProcessExited):  # it goes, or is gone
+                await trio.lowlevel.checkpoint()
+                with trio.move_on_after(GOING_S):
+                    while self._arbiter(name) == arbiter:
+                        await self._peering.wait_for_change()
+
+    async def _release(self, name: str, process: ProcessId, arbiters: set[str]) -> None:
+        """Tell those who may hold the name for a claim that came to nothing."""
+        with trio.move_on_after(RESERVED_S):
+            for arbiter in arbiters:
+                with suppress(SteinadlerError):
+                    await self._call(ProcessName("$names", arbiter), ("release", name, process))
 
     def reserve(self, name: str, process: ProcessId) -> ProcessId | None:
         """As the arbiter: let `process` have the name, or say who has it.
@@ -156,8 +181,7 @@ class Naming:
         members = self._peering.members()
         if not members:
             raise NodeDown("*", "no member is connected")
-        arbiter = self._arbiter(name)
-        found = await self._call(ProcessName("$names", arbiter), ("whereis_global", name))
+        _, found = await self._ask_arbiter(name, ("whereis_global", name), set())
         return found if isinstance(found, ProcessId) else None
 
     # -- groups -------------------------------------------------------------------------------
@@ -189,7 +213,10 @@ class Naming:
     # -- members ------------------------------------------------------------------------------
 
     def member_up(self, node: NodeId) -> None:
-        self._carry_out(self.registry.member_up(node))
+        self.registry.member_up(node)
+
+    def neighbour_connected(self, node: NodeId) -> None:
+        self._carry_out(self.registry.neighbour_connected(node))
 
     def member_down(self, node: NodeId) -> None:
         self._carry_out(self.registry.member_down(node))
@@ -201,7 +228,7 @@ class Naming:
             return
         if link.to_observer and not isinstance(message, (Summary, Want)):
             return  # it may ask, and has nothing to tell
-        self._carry_out(self.registry.received(link.node, message))
+        self._carry_out(self.registry.received(link.node, message, trio.current_time()))
 
     def _carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:

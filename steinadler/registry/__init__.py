@@ -5,6 +5,13 @@
 """
 
 from steinadler.registry.names import LocalNames
-from steinadler.registry.registry import Effect, NameLost, NameSettled, Registry, Tell
+from steinadler.registry.registry import (
+    Effect,
+    NameLost,
+    NameSettled,
+    Registry,
+    Tell,
+    refuse_for,
+)
 
-__all__ = ["Effect", "LocalNames", "NameLost", "NameSettled", "Registry", "Tell"]
+__all__ = ["Effect", "LocalNames", "NameLost", "NameSettled", "Registry", "Tell", "refuse_for"]

@@ -1,7 +1,7 @@
 """What the registries of two nodes say to each other, and how it travels.
 
-    Summary      a hash of everything that the sender holds; mostly all there is to say
-    Versions     how far the sender has each node's entries
+    Summary      hashes of everything that the sender holds; mostly all there is to say
+    Versions     how far the sender has some nodes' entries, and what they add up to
     Want         send me that node's entries from this version on
     Update       a piece of one node's entries, in the order of their versions
 
@@ -51,16 +51,18 @@ Entry: TypeAlias = NameEntry | GroupEntry | Removal
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A hash over whose entries the sender has, and how far."""
+    """Hashes over whose entries the sender has, how far, and what they add up to, in buckets by
+    the node's name (`registry.digests`)."""
 
-    digest: bytes
+    digests: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """How far the sender has the entries of each node."""
+    """How far the sender has the entries of some nodes, and what they add up to
+    (`Replica.check`)."""
 
-    versions: tuple[tuple[NodeId, int], ...]
+    versions: tuple[tuple[NodeId, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +82,26 @@ class Want:
 class Update:
     """Entries of `origin`: what became of them between `base` and `version`.
 
-    `base` 0: forget what you had.  `latest` is how far the sender has them; where `version` is
-    less, more is to be had.
+    `base` 0: forget what you had.  `latest` is how far the sender has them, and `check` what they
+    add up to there; where `version` is less, more is to be had.
     """
 
     origin: NodeId
     base: int
     version: int
     latest: int
+    check: int
     entries: tuple[Entry, ...]
 
 
+# The hashes of a summary: 8 bytes for each bucket.
+BUCKETS = 32
+SUMMARY_BYTES = 8 * BUCKETS
 # How many nodes' versions fit one message, which is to fit a frame.
 VERSIONS_TOGETHER = 150
+# No node changes its names so often in any life; half of it is left for those that were slandered
+# (`Registry`: what is believed) to count on from.
+MAX_VERSION = 2**62
 
 Message: TypeAlias = Summary | Versions | Want | Update
 
@@ -100,16 +109,15 @@ Message: TypeAlias = Summary | Versions | Want | Update
 def encode(message: Message) -> bytes:
     """A message as bytes."""
     match message:
-        case Summary(digest):
-            return plain.dumps([1, digest])
+        case Summary(digests):
+            return plain.dumps([1, digests])
         case Versions(versions):
-            return plain.dumps([2, [[*_node(node), version] for node, version in versions]])
+            return plain.dumps([2, [[*_node(node), *rest] for node, *rest in versions]])
         case Want(origin, version, started):
             return plain.dumps([3, _node(origin), version, started])
-        case Update(origin, base, version, latest, entries):
-            return plain.dumps(
-                [4, _node(origin), base, version, latest, [_entry(entry) for entry in entries]]
-            )
+        case Update(origin, base, version, latest, check, entries):
+            told = [_entry(entry) for entry in entries]
+            return plain.dumps([4, _node(origin), base, version, latest, check, told])
         case _:
             assert_never(message)
 
@@ -121,22 +129,14 @@ def decode(data: bytes) -> Message | None:
     """
     natural = plain.natural
     match plain.array(plain.loads(data), 1):
-        case [1, bytes(digest), *_]:
-            return Summary(digest[:64])
+        case [1, bytes(digests), *_] if len(digests) == SUMMARY_BYTES:
+            return Summary(digests)
         case [2, list() as versions, *_]:
-            return Versions(
-                tuple((plain.node_id(each), natural(plain.array(each, 3)[2])) for each in versions)
-            )
+            return Versions(tuple(map(_read_version, versions)))
         case [3, origin, version, started, *_]:
             return Want(plain.node_id(origin), natural(version), natural(started))
-        case [4, origin, base, version, latest, list() as entries, *_]:
-            return Update(
-                plain.node_id(origin),
-                natural(base),
-                natural(version),
-                natural(latest),
-                tuple(map(_read_entry, entries)),
-            )
+        case [4, *rest]:
+            return _read_update(rest)
         case [int() as code, *_] if code > 63:
             return None
     raise RemoteProtocolError("a message of the registry that is none")
@@ -144,6 +144,34 @@ def decode(data: bytes) -> Message | None:
 
 def _node(node: NodeId) -> list[object]:
     return [node.name, node.incarnation]
+
+
+def _version(value: object) -> int:
+    if plain.natural(value) > MAX_VERSION:
+        raise RemoteProtocolError("no node's entries are at such a version")
+    return plain.natural(value)
+
+
+def _read_version(value: object) -> tuple[NodeId, int, int]:
+    _, _, version, check = plain.array(value, 4)[:4]
+    return plain.node_id(value), _version(version), plain.natural(check)
+
+
+def _read_update(rest: list[object]) -> Update:
+    origin, base, version, latest, check, entries = plain.array(rest, 6)[:6]
+    update = Update(
+        plain.node_id(origin),
+        plain.natural(base),
+        plain.natural(version),
+        _version(latest),
+        plain.natural(check),
+        tuple(map(_read_entry, plain.array(entries, 0))),
+    )
+    if not update.base <= update.version <= update.latest or any(
+        entry.version > update.version for entry in update.entries
+    ):
+        raise RemoteProtocolError("an update whose versions are in no order")
+    return update
 
 
 def _entry(entry: Entry) -> list[object]:

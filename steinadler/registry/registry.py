@@ -1,37 +1,44 @@
 """Names and groups of the whole cluster, as one node knows them: a replica of every member's.
 
-    a process registers, joins, ends        own replica --- Update ---> the others
+    a process registers, joins, ends        own replica --- Update ---> the neighbours, and theirs
     Update                                  their replicas --> index of names, of groups
-    now and then, to one member at random   Summary <-> Versions <-> Want <-> Update
+    a neighbour connects, now and then      Summary <-> Versions <-> Want <-> Update
     a member is down                        its replica goes, and its names with it (N2)
-    a member is up                          Want, and its replica comes
 
-A change is told to every neighbour once, without being asked, and lost news is found by comparing:
-two nodes that hold the same say so with a hash of 16 bytes.  Whatever is behind is asked for in
-pieces, one at a time, so that a node with 100,000 names neither floods nor blocks a new member.
+Neighbours are whom membership keeps this node connected to: in a small cluster everybody, in a
+large one a dozen.  Each is told every change once, without being asked; where there are members
+beyond them, whoever learns something tells a few of his own.  Lost news is found by comparing: two
+nodes that hold the same say so with hashes of 256 bytes.  Whatever is behind is asked for, from one
+node at a time and in pieces, so that a node with 100,000 names neither floods nor blocks a new
+member.  What has not wholly arrived is not told on.
 
-One name, two holders: it can only be when both were registered where the other was not known, as in
-two halves of a cluster.  Every node picks the same winner, the oldest claim (`claimed_us`, the
-clock of the node that claimed; then by node and number), and the loser's own node takes its entry
-away and tells the process.  The oldest, because it has most of the callers; asking both sides who
-should win was refused, because a crash in between would leave none or two.
+What is believed: about a neighbour only its own word, because it is at hand.  About the others
+anybody's, because members repair each other's lists, until it does not add up: whoever holds
+entries of a neighbour that differ from what somebody else says of it tells that neighbour, and
+whoever is told more of himself than he said starts anew above it, as a suspect in SWIM refutes.  So
+a lie lasts for as long as somebody tells it.  Signatures under every entry were refused: they cost
+more than all of the rest, against members who may spawn processes here anyway.
 
 A cluster-wide lock around registering was refused as well: it does not help across halves, and
 within one an arbiter does it (`Registry.reserve`): of two claims at the same time, the member to
-which the hash of the name points lets the first one pass.
+which the hash of the name points lets the first one pass.  While the cluster does not agree on its
+members two arbiters may let one claim pass each; the older one wins, as between halves (`index`).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import TypeAlias, assert_never
 
-from steinadler.errors import RemoteProtocolError
+from steinadler.errors import NameConflict, RemoteProtocolError
 from steinadler.identity import NodeId, ProcessId
+from steinadler.registry.claims import Claims
+from steinadler.registry.digests import Digests
+from steinadler.registry.index import Index
 from steinadler.registry.messages import (
+    MAX_VERSION,
     VERSIONS_TOGETHER,
     Entry,
     GroupEntry,
@@ -43,14 +50,13 @@ from steinadler.registry.messages import (
     Versions,
     Want,
 )
+from steinadler.registry.pulls import Lead, Pulls
 from steinadler.registry.replica import Replica
 
-# News go to so many neighbours, and from those on to as many.
+# Where not everybody is a neighbour, whoever learns something tells so many.
 FANOUT = 4
 # What is kept of one node: it is the node's word that makes this one keep it.
 MAX_ENTRIES = 1_000_000
-# How long the arbiter holds a name for a claim that it let pass, until it hears of it.
-RESERVED_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,60 +91,49 @@ Effect: TypeAlias = Tell | NameLost | NameSettled
 class Registry:
     """The registry's engine.  Its inputs return what is to be done; its queries are look-ups.
 
-    `mesh_size`: with up to so many members everybody hears of a change from its origin; with
-    more, news travel from neighbour to neighbour.
+    `neighbours` tells which members this node is to keep talking to, and is connected to now.
     """
 
-    def __init__(self, me: NodeId, rng: random.Random, mesh_size: int = 32) -> None:
+    def __init__(
+        self, me: NodeId, rng: random.Random, neighbours: Callable[[], Collection[NodeId]]
+    ) -> None:
         self._me = me
         self._rng = rng
-        self._mesh_size = mesh_size
+        self._neighbours = neighbours
         self._own = Replica(me)
         self._replicas: dict[NodeId, Replica] = {me: self._own}
         self._arriving: dict[NodeId, Replica] = {}  # that start anew, until they are complete
         self._told = 0  # the version of our own that the others were told
-        self._holders: dict[str, NodeId] = {}  # whose the name is, by the rule
-        self._contested: dict[str, set[NodeId]] = {}  # names with several holders
-        self._groups: dict[str, set[NodeId]] = {}  # which nodes have members of it
+        self._learned: set[NodeId] = set()  # of whom we asked for more, and have it now
+        self._index = Index(self._replicas)
+        self._digests = Digests(self._replicas)
+        self._pulls = Pulls()
+        self._claims = Claims()
         self._names_of: dict[int, set[str]] = {}  # of our processes
         self._groups_of: dict[int, set[str]] = {}
-        self._reserved: dict[str, tuple[ProcessId, float]] = {}
-
-    # -- queries ------------------------------------------------------------------------------
-
-    def find(self, name: str) -> ProcessId | None:
-        """Whose the name is, as far as this node knows."""
-        node = self._holders.get(name)
-        return None if node is None else ProcessId(node, self._replicas[node].names[name][0])
-
-    def names(self) -> Iterable[str]:
-        """Every name of the cluster."""
-        return self._holders.keys()
-
-    def members_of(self, group: str) -> list[ProcessId]:
-        """The processes in a group, by node and number."""
-        return [
-            ProcessId(node, number)
-            for node in sorted(self._groups.get(group, ()))
-            for number in sorted(self._replicas[node].groups[group])
-        ]
-
-    def groups(self) -> Iterable[str]:
-        """Every group with members."""
-        return self._groups.keys()
+        self.find = self._index.find
+        self.names = self._index.names
+        self.members_of = self._index.members_of
+        self.groups = self._index.groups
 
     def __len__(self) -> int:
         return sum(map(len, self._replicas.values()))
 
     # -- what happens on this node ------------------------------------------------------------
 
-    def register(self, name: str, number: int, now_us: int) -> list[Effect]:
+    def register(self, name: str, number: int, now_us: int) -> None:
         """Give a process of this node a name; it was let pass (`reserve`), or nobody was there
-        to ask.  It may be lost again at once, when somebody else had it first."""
-        effects: list[Effect] = []
+        to ask.  A process that has it keeps it, and its claim its age.
+
+        Raises `NameConflict` when another process is known by now to have it.  It may be lost
+        again, when it turns out that somebody else had it first.
+        """
+        holder = self.find(name)
+        if holder is not None:
+            refuse_for(holder, ProcessId(self._me, number), name)
+            return
         self._names_of.setdefault(number, set()).add(name)
-        self._change(self._own, NameEntry(self._own.version + 1, name, number, now_us), effects)
-        return effects
+        self._change(self._own, NameEntry(self._own.version + 1, name, number, now_us), [])
 
     def unregister(self, name: str) -> int | None:
         """Take a name of this node's away; return whose it was, or None."""
@@ -179,34 +174,38 @@ class Registry:
         holder = self.find(name)
         if holder is not None and holder != claimer:
             return holder
-        other, until = self._reserved.get(name, (claimer, 0.0))
-        if other != claimer and now < until and other.node in self._replicas:
-            return other
-        if len(self._reserved) > 1024:
-            self._reserved = {n: r for n, r in self._reserved.items() if now < r[1]}
-        self._reserved[name] = (claimer, now + RESERVED_S)
-        return None
+        return self._claims.pass_one(name, claimer, now)
+
+    def release(self, name: str, claimer: ProcessId) -> None:
+        """As the arbiter: a claim that was let pass is given up."""
+        self._claims.give_up(name, claimer)
 
     # -- members ------------------------------------------------------------------------------
 
-    def member_up(self, node: NodeId) -> list[Effect]:
-        """Somebody came: get to know its entries."""
-        if node == self._me or node in self._replicas:
-            return []
-        self._replicas[node] = Replica(node)
-        return [Tell(node, Want(node, 0, 0))]
+    def member_up(self, node: NodeId) -> None:
+        """Somebody came.  What he has is told by himself, or by those who know it."""
+        if node not in self._replicas:
+            self._replicas[node] = Replica(node)
 
     def member_down(self, node: NodeId) -> list[Effect]:
         """Somebody is gone, and its names with it."""
         effects: list[Effect] = []
         self._arriving.pop(node, None)
+        self._pulls.forget(node)
+        self._claims.node_gone(node)
         replica = self._replicas.pop(node, None)
         if replica is not None:
+            self._digests.changed(node)
             for name in replica.names:
                 self._settle(name, node, effects)
             for group in replica.groups:
-                self._ungroup(group, node)
+                self._index.regroup(group, node)
         return effects
+
+    def neighbour_connected(self, node: NodeId) -> list[Effect]:
+        """There is a connection to a neighbour, the first or another one: compare."""
+        self._pulls.forget(node)  # from now on it is asked itself
+        return [Tell(node, Summary(self._digests.summary()))]
 
     # -- telling ------------------------------------------------------------------------------
 
@@ -226,124 +225,187 @@ class Registry:
         self._told = self._own.version
         return [Tell(node, update) for node in self._neighbours()]
 
-    def compare(self) -> list[Effect]:
-        """Ask one member at random whether it holds the same."""
-        others = [node for node in self._replicas if node != self._me]
-        if not others:
+    def compare(self, now: float) -> list[Effect]:
+        """Ask one neighbour at random whether it holds the same."""
+        self._give_up_waiting(now)
+        effects: list[Effect] = []
+        others = list(self._neighbours())
+        if others:
+            effects.append(Tell(self._rng.choice(others), Summary(self._digests.summary())))
+        return effects + self._tell_what_was_learned() + self._ask(now)
+
+    def _give_up_waiting(self, now: float) -> None:
+        """Whoever was to send the rest does not: what is here counts, and is compared as it is."""
+        for origin, replica in self._replicas.items():
+            if not replica.whole and not self._pulls.is_open(origin, now):
+                replica.latest = replica.version
+                self._digests.changed(origin)
+        for origin in [each for each in self._arriving if not self._pulls.is_open(each, now)]:
+            del self._arriving[origin]
+
+    def _some_others(self, *but: NodeId) -> list[NodeId]:
+        """A few neighbours to tell on to, where there are members beyond them."""
+        neighbours = self._neighbours()
+        if len(self._replicas) <= len(neighbours) + 1:
             return []
-        return [Tell(self._rng.choice(others), Summary(self._digest()))]
+        others = [node for node in neighbours if node not in but]
+        return self._rng.sample(others, min(FANOUT, len(others)))
 
-    def _neighbours(self, *but: NodeId) -> list[NodeId]:
-        others = [node for node in self._replicas if node != self._me and node not in but]
-        if len(self._replicas) <= self._mesh_size or len(others) <= FANOUT:
-            return others
-        return self._rng.sample(others, FANOUT)
-
-    def _versions(self) -> list[tuple[NodeId, int]]:
-        return sorted((node, replica.version) for node, replica in self._replicas.items())
-
-    def _digest(self) -> bytes:
-        digest = blake2b(digest_size=16)
-        for node, version in self._versions():
-            digest.update(f"{node.name}\0{node.incarnation}\0{version}\0".encode())
-        return digest.digest()
+    def _tell_what_was_learned(self) -> list[Effect]:
+        """What was asked for may be news to others."""
+        learned = sorted(origin for origin in self._learned if origin in self._replicas)
+        self._learned.clear()
+        if not learned:
+            return []
+        return [effect for node in self._some_others() for effect in self._versions(node, learned)]
 
     # -- hearing ------------------------------------------------------------------------------
 
-    def received(self, sender: NodeId, message: Message) -> list[Effect]:
-        """A member says something; what it says of nodes that are no members means nothing."""
+    def received(self, sender: NodeId, message: Message, now: float) -> list[Effect]:
+        """A peer says something; what it says of nodes that are no members means nothing."""
         match message:
-            case Summary(digest):
-                if digest == self._digest():
-                    return []
-                versions = self._versions()
-                return [
-                    Tell(sender, Versions(tuple(versions[start : start + VERSIONS_TOGETHER])))
-                    for start in range(0, len(versions), VERSIONS_TOGETHER)
-                ]
+            case Summary(digests):
+                differing = self._digests.differing(digests)
+                return self._versions(sender, differing)
             case Versions(versions):
-                return self._compared(sender, versions)
+                effects = self._compared(sender, versions)
             case Want(origin, version, started):
                 replica = self._replicas.get(origin)
-                if replica is None or replica.version <= version:
+                if replica is None or replica.version <= version or not replica.whole:
                     return []
                 return [Tell(sender, replica.since(version, started))]
             case Update():
-                return self._updated(sender, message)
+                effects = self._updated(sender, message)
             case _:
                 assert_never(message)
-
-    def _compared(self, sender: NodeId, versions: tuple[tuple[NodeId, int], ...]) -> list[Effect]:
-        """Both ways: what the other has and this one lacks, and the reverse."""
-        effects: list[Effect] = []
-        for origin, version in versions:
-            replica = self._replicas.get(origin)
-            if replica is None:
-                continue
-            if version > replica.version and origin != self._me:
-                effects.append(self._ask(sender, origin))
-            elif version < replica.version:
-                effects.append(Tell(sender, replica.since(version, version)))
+        effects += self._ask(now)
+        if self._learned and self._pulls.idle:
+            effects += self._tell_what_was_learned()
         return effects
 
-    def _ask(self, sender: NodeId, origin: NodeId) -> Tell:
+    def _versions(self, to: NodeId, origins: list[NodeId]) -> list[Effect]:
+        versions = [
+            (origin, replica.version, replica.check)
+            for origin in origins
+            if (replica := self._replicas[origin]).whole
+        ]
+        return [
+            Tell(to, Versions(tuple(versions[start : start + VERSIONS_TOGETHER])))
+            for start in range(0, len(versions), VERSIONS_TOGETHER)
+        ]
+
+    def _compared(
+        self, sender: NodeId, versions: tuple[tuple[NodeId, int, int], ...]
+    ) -> list[Effect]:
+        """Both ways: what the other has and this one lacks, and the reverse."""
+        effects: list[Effect] = []
+        more: list[NodeId] = []  # is here
+        neighbours = self._neighbours()
+        for origin, version, check in versions:
+            known = self._replicas.get(origin)
+            if known is None or (known.version, known.check) == (version, check):
+                continue
+            if version <= known.version and not known.whole:
+                continue  # what is here is no state to compare
+            if version < known.version and origin != sender:
+                more.append(origin)
+            elif origin == self._me:
+                self._refute(version)
+            elif origin == sender and version <= known.version:  # it never said what is held here
+                effects.append(_ask_back(origin, known.version, known.check))
+            elif origin != sender and origin in neighbours:
+                effects.append(_ask_back(origin, version, check))
+            elif version > known.version:
+                self._pulls.heard(Lead(origin, sender, version))
+        return effects + self._versions(sender, more)
+
+    def _refute(self, claimed: int) -> None:
+        """Others hold of this node what it never said: it says all of it anew, above that."""
+        if claimed <= MAX_VERSION // 2:
+            self._own.restart(claimed + 1)
+            self._digests.changed(self._me)
+
+    def _ask(self, now: float) -> list[Effect]:
         """Ask for what is behind what is here, or is arriving."""
-        known = self._arriving.get(origin) or self._replicas[origin]
-        return Tell(sender, Want(origin, known.version, known.started))
+        effects: list[Effect] = []
+        for lead in self._pulls.start(now):
+            known = self._arriving.get(lead.origin, self._replicas[lead.origin])
+            if lead.latest > known.version:  # else it came by another way
+                effects.append(Tell(lead.teller, Want(lead.origin, known.version, known.started)))
+                self._pulls.asked(lead, known.version, now)
+        return effects
 
     def _updated(self, sender: NodeId, update: Update) -> list[Effect]:
         origin = update.origin
         known = self._replicas.get(origin)
-        if known is None or origin == self._me or update.latest <= known.version:
+        if known is None or origin == self._me:
             return []
+        asked = self._pulls.answered(origin, sender, update.base)
+        arriving = self._arriving.get(origin)
+        if update.latest <= known.version and arriving is None:
+            return []
+        if sender != origin and origin in self._neighbours():
+            return [_ask_back(origin, update.latest, update.check)]
         effects: list[Effect] = []
-        if update.base == 0 and known.version:
-            # It starts anew: what is known stays in force until all of the new is there.
-            arriving = self._arriving.get(origin)
-            if arriving is None or arriving.version > update.version:
-                arriving = self._arriving[origin] = Replica(origin)
+        if update.base == 0 and (known.version or arriving is not None):
+            # What is known stays in force until all of the new is there.
+            arriving = self._arriving[origin] = Replica(origin)
             self._take(arriving, update, None)
-        elif origin in self._arriving and update.base <= self._arriving[origin].version:
-            arriving = self._arriving[origin]
+        elif arriving is not None and update.base <= arriving.version:
             self._take(arriving, update, None)
         elif update.base <= known.version:
             arriving = None
             self._take(known, update, effects)
         else:  # something between is missing
-            return [self._ask(sender, origin)]
-        if arriving is not None and arriving.version >= update.latest:
-            del self._arriving[origin]
-            effects += self._replace(known, arriving)
-        if origin in self._arriving or self._replicas[origin].version < update.latest:
-            effects.append(self._ask(sender, origin))
-        elif len(self._replicas) > self._mesh_size:
-            effects += [Tell(node, update) for node in self._neighbours(sender, origin)]
+            self._pulls.heard(Lead(origin, sender, update.latest))
+            return []
+        taken = known if arriving is None else arriving  # `or` would pass over an empty one
+        if not taken.whole:
+            self._pulls.heard(Lead(origin, sender, update.latest))
+            return effects
+        if taken.version == update.latest and taken.check != update.check:
+            self._doubt(sender, taken)
+            return effects
+        if self._arriving.pop(origin, None) is taken:
+            effects += self._replace(taken)
+        if asked:
+            self._learned.add(origin)
+        else:
+            effects += [Tell(node, update) for node in self._some_others(sender, origin)]
         return effects
 
     def _take(self, replica: Replica, update: Update, effects: list[Effect] | None) -> None:
         """Apply a piece; with `effects`, to a replica that is in force."""
         if update.base == 0 and replica.version == 0:
             replica.started = update.latest
+        replica.latest = max(replica.latest, update.latest)
         for entry in update.entries:
             if effects is None:
                 replica.apply(entry)
             else:
                 self._change(replica, entry, effects)
         replica.complete(update.version)
+        self._digests.changed(replica.origin)
         if len(replica) > MAX_ENTRIES:
             raise RemoteProtocolError(f"{replica.origin} has more than {MAX_ENTRIES} names")
 
-    def _replace(self, known: Replica, new: Replica) -> list[Effect]:
+    def _doubt(self, sender: NodeId, taken: Replica) -> None:
+        """All that the sender has is here, and it does not add up to what it says."""
+        origin = taken.origin
+        if self._arriving.pop(origin, None) is None:
+            # One of both was told what is not so: all of it, from whoever has it now.
+            self._arriving[origin] = Replica(origin)
+            self._pulls.heard(Lead(origin, sender, taken.version))
+
+    def _replace(self, new: Replica) -> list[Effect]:
         effects: list[Effect] = []
-        origin = known.origin
+        origin = new.origin
+        known = self._replicas[origin]
         self._replicas[origin] = new
         for name in {**known.names, **new.names}:
             self._settle(name, origin, effects)
         for group in {**known.groups, **new.groups}:
-            if group in new.groups:
-                self._groups.setdefault(group, set()).add(origin)
-            else:
-                self._ungroup(group, origin)
+            self._index.regroup(group, origin)
         return effects
 
     # -- the indexes --------------------------------------------------------------------------
@@ -351,53 +413,36 @@ class Registry:
     def _change(self, replica: Replica, entry: Entry, effects: list[Effect]) -> None:
         if not replica.apply(entry):
             return
-        origin = replica.origin
+        self._digests.changed(replica.origin)
         match entry:
             case NameEntry(_, name, _, _) | Removal(_, name, 0):
-                self._settle(name, origin, effects)
-            case GroupEntry(_, group, _):
-                self._groups.setdefault(group, set()).add(origin)
-            case Removal(_, group, _):
-                if group not in replica.groups:
-                    self._ungroup(group, origin)
-
-    def _ungroup(self, group: str, node: NodeId) -> None:
-        nodes = self._groups.get(group)
-        if nodes is not None:
-            nodes.discard(node)
-            if not nodes:
-                del self._groups[group]
+                self._settle(name, replica.origin, effects)
+            case GroupEntry(_, group, _) | Removal(_, group, _):
+                self._index.regroup(group, replica.origin)
 
     def _settle(self, name: str, changed: NodeId, effects: list[Effect]) -> None:
         """Something changed about a name at one node: who has it now?"""
-        if name in self._reserved and self._reserved[name][0].node == changed:
-            del self._reserved[name]  # the claim that was let pass has arrived, or is over
-        claims = self._contested.get(name, set())
-        if name in self._holders:
-            claims = claims | {self._holders[name]}
-        claims = {node for node in claims | {changed} if self._has(node, name)}
-        if len(claims) > 1:
-            self._contested[name] = claims
-        else:
-            self._contested.pop(name, None)
-        if not claims:
-            self._holders.pop(name, None)
+        self._claims.heard_of(name, changed)
+        contest = self._index.settle(name, changed)
+        if contest is None:
             return
-        winner = min(claims, key=lambda node: self._claim(node, name))
-        self._holders[name] = winner
-        if len(claims) > 1 and changed in claims:
-            holder = ProcessId(winner, self._replicas[winner].names[name][0])
-            for loser in sorted(claims - {winner}):
-                number = self._replicas[loser].names[name][0]
-                effects.append(NameSettled(name, holder, ProcessId(loser, number)))
-                if loser == self._me:
-                    self.unregister(name)
-                    effects.append(NameLost(name, number, holder))
+        winner, losers = contest
+        for loser in losers:
+            effects.append(NameSettled(name, winner, loser))
+            if loser.node == self._me:
+                self.unregister(name)
+                effects.append(NameLost(name, loser.number, winner))
 
-    def _has(self, node: NodeId, name: str) -> bool:
-        replica = self._replicas.get(node)
-        return replica is not None and name in replica.names
 
-    def _claim(self, node: NodeId, name: str) -> tuple[int, NodeId, int]:
-        number, claimed_us, _ = self._replicas[node].names[name]
-        return (claimed_us, node, number)
+def refuse_for(holder: ProcessId, claimer: ProcessId, name: str) -> None:
+    """Raise `NameConflict` when a name is another's."""
+    if holder != claimer:
+        raise NameConflict(
+            f"the name {name!r} belongs to {holder} in the whole cluster; "
+            "unregister it there first, or choose another"
+        )
+
+
+def _ask_back(origin: NodeId, version: int, check: int) -> Tell:
+    """Of a neighbour only its own word counts: it is told what others say, and answers."""
+    return Tell(origin, Versions(((origin, version, check),)))

@@ -7,7 +7,9 @@ kept for a while in a log.  Whoever is further behind than the log starts anew, 
 what was removed before it started needs no telling, however many pieces the rest comes in.
 
 A history of all changes was refused, because it grows; and so was a hash tree, because one number
-for each node says the same as long as one node writes.
+for each node says the same as long as one node writes.  That it does say the same is checked: all
+entries add up to a sum of hashes (`check`), which is kept as they come and go, and two that hold
+one version with two sums have not heard the same.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import deque
+from hashlib import blake2b
 from typing import TypeAlias
 
 from steinadler.identity import NodeId
@@ -26,6 +29,10 @@ LOG_LENGTH = 4096
 UPDATE_BYTES = 15_000
 _ENTRY_BYTES = 34  # beside its text
 
+# In place of the time of a claim, in what is hashed.
+_IN_GROUP = -1
+_SUMS = 2**64
+
 # What was added: a name, or a group and the number of a process.
 _Key: TypeAlias = str | tuple[str, int]
 
@@ -34,15 +41,21 @@ class Replica:
     """The entries of one life of one node, up to `version`.
 
     `names` has (number, claimed_us, version) by name, `groups` the version by number by group.
-    The log has every removal behind the version `started`.
+    The log has every removal behind the version `started`.  `latest` is how far there is more to be
+    had; until that is here, the rest is no state that the node was ever in.
     """
 
-    __slots__ = ("_added", "_added_at", "_log", "groups", "names", "origin", "started", "version")
+    __slots__ = (
+        *("_added", "_added_at", "_log"),
+        *("check", "groups", "latest", "names", "origin", "started", "version"),
+    )
 
     def __init__(self, origin: NodeId) -> None:
         self.origin = origin
         self.version = 0
+        self.latest = 0
         self.started = 0
+        self.check = 0
         self.names: dict[str, tuple[int, int, int]] = {}
         self.groups: dict[str, dict[int, int]] = {}
         # Additions in their order, those that were removed since among them.
@@ -52,6 +65,11 @@ class Replica:
 
     def __len__(self) -> int:
         return len(self.names) + sum(map(len, self.groups.values()))
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is what the node had at `version`, so that others may have it from here."""
+        return self.version >= self.latest
 
     # -- changes of the node itself -----------------------------------------------------------
 
@@ -67,6 +85,11 @@ class Replica:
         """Take a name, or (with the number of a process) a place in a group away."""
         self.apply(Removal(self.version + 1, text, number))
 
+    def restart(self, version: int) -> None:
+        """Nothing changes, at a version above what others claim; they all get it anew."""
+        self.version = self.latest = self.started = version
+        self._log.clear()
+
     # -- and what others hear of them ---------------------------------------------------------
 
     def apply(self, entry: Entry) -> bool:
@@ -76,21 +99,36 @@ class Replica:
         self.version = entry.version
         match entry:
             case NameEntry(version, name, number, claimed_us):
+                self._drop_name(name)
                 self.names[name] = (number, claimed_us, version)
+                self.check += _hash(name, number, claimed_us, version)
                 self._note(version, name)
             case GroupEntry(version, group, number):
+                self._drop_member(group, number)
                 self.groups.setdefault(group, {})[number] = version
+                self.check += _hash(group, number, _IN_GROUP, version)
                 self._note(version, (group, number))
             case Removal(version, text, 0):
-                self.names.pop(text, None)
+                self._drop_name(text)
                 self._log_removal(entry)
             case Removal(version, text, number):
-                members = self.groups.get(text, {})
-                members.pop(number, None)
-                if not members:
-                    self.groups.pop(text, None)
+                self._drop_member(text, number)
                 self._log_removal(entry)
+        self.check %= _SUMS
         return True
+
+    def _drop_name(self, name: str) -> None:
+        held = self.names.pop(name, None)
+        if held is not None:
+            self.check -= _hash(name, *held)
+
+    def _drop_member(self, group: str, number: int) -> None:
+        members = self.groups.get(group)
+        version = None if members is None else members.pop(number, None)
+        if version is not None:
+            self.check -= _hash(group, number, _IN_GROUP, version)
+        if members is not None and not members:
+            del self.groups[group]
 
     def complete(self, version: int) -> None:
         """Everything up to `version` was applied, with no entry left for the last ones."""
@@ -117,7 +155,7 @@ class Replica:
         fitting = _fitting(entries)
         last = entries[fitting - 1].version if fitting < len(entries) else self.version
         del entries[fitting:]
-        return Update(self.origin, base, last, self.version, tuple(entries))
+        return Update(self.origin, base, last, self.version, self.check, tuple(entries))
 
     def _entry(self, version: int, key: _Key) -> Entry | None:
         """What was added at that version, if it is there still."""
@@ -147,6 +185,11 @@ class Replica:
         self._log.append(removal)
         if len(self._log) > LOG_LENGTH:
             self.started = self._log.popleft().version
+
+
+def _hash(text: str, number: int, claimed_us: int, version: int) -> int:
+    told = f"{text}\0{number}\0{claimed_us}\0{version}".encode()
+    return int.from_bytes(blake2b(told, digest_size=8).digest())
 
 
 def _fitting(entries: list[Entry]) -> int:
