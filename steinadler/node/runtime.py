@@ -212,7 +212,7 @@ class Runtime:
         self.hub.publish(event)
 
     def neighbour_connected(self, node: NodeId) -> None:
-        self.naming.member_up(node)
+        self.naming.neighbour_connected(node)
 
     def peer_lost(self, link: Link, reason: str) -> None:
         self.gauges.peer_lost(link)

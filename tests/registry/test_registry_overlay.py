@@ -106,6 +106,7 @@ def test_the_load_of_a_node_does_not_grow_with_the_cluster() -> None:
         assert (all_.bytes - bytes_) / count / 20 <= 200
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_lost_is_asked_for_again() -> None:
     """Whoever was asked and is gone holds nobody up."""
     all_ = Registries(12, seed=3, rings=1)
