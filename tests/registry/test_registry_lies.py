@@ -7,7 +7,7 @@ knows better, and then the one that is lied about says it all anew.
 from __future__ import annotations
 
 import pytest
-from registries import Registries
+from registries import LATENCY_S, Registries
 
 from steinadler.errors import RemoteProtocolError
 from steinadler.identity import NodeId, ProcessId
@@ -64,7 +64,7 @@ def test_a_lie_about_a_distant_node_ends_when_nobody_tells_it_any_more(version: 
     )
     for node in all_.neighbours[liar]:
         all_.send(liar, node, lie(victim, version))
-    all_.run(0.2)
+    all_.run(LATENCY_S)
     fooled = [node for node in all_.engines if all_.engines[node].find("invented")]
     assert (len(fooled) > 0) == (version > 1)
     assert not set(all_.neighbours[victim]) & set(fooled)
@@ -104,7 +104,7 @@ def test_a_first_piece_that_nothing_follows_is_got_over() -> None:
     promise = Update(victim, 1, 5, 10**6, 0, (NameEntry(5, "invented", 66, 1),))
     for node in all_.neighbours[liar]:
         all_.send(liar, node, promise)
-    all_.run(0.2)
+    all_.run(LATENCY_S)
     assert len(all_.holders("invented")) == 2
     all_.run(30.0)
     assert all_.agree()
