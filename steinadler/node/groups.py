@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import random
-from contextlib import suppress
 from typing import Any
 
 import trio
 
-from steinadler.errors import MailboxFull, NodeDown, NoSuchProcess
+from steinadler.errors import (
+    DeliveryError,
+    MailboxFull,
+    NodeClosed,
+    NodeDown,
+    NoSuchProcess,
+    NotEncodable,
+    SteinadlerError,
+)
 from steinadler.identity import ProcessId
 from steinadler.node.naming import Naming
 from steinadler.node.router import Router
@@ -55,29 +62,49 @@ class Group:
         """Send a message to each member, or to those of this node; return how many there were.
 
         Waits for the credit of all of them at the same time, so that a slow one delays no other.
-        One whose node goes down meanwhile is passed over.  Raises `NotEncodable`, and
-        `MessageTooLarge`.  Cancelled, some may have got it.
+        One whose node goes down meanwhile is passed over.  Where a member's node does not take
+        the message, because it is over that node's `max_message_bytes`, or because it has
+        unconsumed messages for as many destinations as it allows (`max_channels`), all others get
+        it first; then the error of the first such member is raised (`MessageTooLarge`, or a plain
+        `DeliveryError`), with a note of how many did not get it.
+
+        Raises `NotEncodable` before anybody gets anything, and `NodeClosed`.  Cancelled, some may
+        have got it.
         """
         members = self.local_members() if local else self.members()
-        waiting = []
+        waiting: list[ProcessId] = []
+        failures: list[SteinadlerError] = []
         for process in members:
             try:
                 self._router.send_nowait(process, message)
             except MailboxFull:
                 waiting.append(process)
+            except NotEncodable:
+                raise
             except NodeDown:
                 pass  # and its members are none in a moment
-        if not waiting:
+            except DeliveryError as error:
+                failures.append(error)
+        if waiting:
+            async with trio.open_nursery() as nursery:
+                for process in waiting:
+                    nursery.start_soon(self._send, process, message, failures)
+        else:
             await trio.lowlevel.checkpoint()
-            return len(members)
-        async with trio.open_nursery() as nursery:
-            for process in waiting:
-                nursery.start_soon(self._send, process, message)
+        if failures:
+            failures[0].add_note(f"{len(failures)} of {len(members)} members did not get it")
+            raise failures[0]
         return len(members)
 
-    async def _send(self, process: ProcessId, message: object) -> None:
-        with suppress(NodeDown):
+    async def _send(
+        self, process: ProcessId, message: object, failures: list[SteinadlerError]
+    ) -> None:
+        try:
             await self._router.send(process, message)
+        except NodeDown:
+            pass
+        except (DeliveryError, NodeClosed) as error:  # one of them, and no group of them, is raised
+            failures.append(error)
 
     def pick(self) -> ProcessId:
         """One member: of this node if there is one, else any; at random.

@@ -19,6 +19,7 @@ from steinadler import (
     Node,
     NoSuchProcess,
     Process,
+    ProcessId,
     ProcessName,
 )
 
@@ -226,3 +227,84 @@ async def test_halves_that_merge_leave_one_holder_and_tell_the_other(autojump_cl
         (exit_,) = told
         assert isinstance(exit_, Exit)
         assert exit_.reason == f"NameConflict: the name 'boss' belongs to {first}"
+
+
+async def test_what_one_member_of_a_group_cannot_take_the_others_get(nodes: Any) -> None:
+    """One error, and no group of them: by a node's limits some do not get it, and all others do."""
+    got: list[str] = []
+
+    async def worker(me: Process) -> None:
+        async for message in me:
+            text = f"{me.id.node.name} {len(message)}"
+            got.append(text)
+
+    async def stuck(me: Process) -> None:
+        await trio.sleep_forever()
+
+    small = steinadler.Config(wire=steinadler.WireSettings(max_message_bytes=1000, max_channels=16))
+    alice = await nodes.open("alice")
+    bob = await nodes.open("bob", config=small)
+    await alice.wait_for_members(2)
+    group = alice.group("workers")
+    for node in (alice, bob):
+        node.group("workers").join(node.spawn(worker))
+    await until(lambda: len(group.members()) == 2)
+    with trio.fail_after(10):
+        with pytest.raises(steinadler.MessageTooLarge) as caught:
+            await group.send("x" * 2000)
+        assert caught.value.__notes__ == ["1 of 2 members did not get it"]
+        assert await group.send("x" * 10) == 2
+        await until(lambda: len(got) == 3)
+        assert sorted(got) == ["alice 10", "alice 2000", "bob 10"]
+        with pytest.raises(steinadler.NotEncodable):
+            await group.send(object())
+        for _ in range(20):  # more than have a place at once, and none of them takes anything
+            bob.group("workers").join(bob.spawn(stuck))
+        await until(lambda: len(group.members()) == 22)
+        with pytest.raises(steinadler.DeliveryError, match="max_channels") as refused:
+            await group.send("y" * 20)
+        assert len(refused.value.__notes__) == 1
+        await until(lambda: "alice 20" in got)
+
+
+async def test_a_claim_that_comes_to_nothing_is_given_up(
+    three: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arbiter holds the name for a process that ends, or does not wait for the answer, no
+    longer than it takes to tell."""
+    alice, bob, carol = three
+    name = next(f"n{n}" for n in range(99) if bob._runtime.naming._arbiter(f"n{n}") == "carol")
+    with trio.fail_after(5):
+        process = alice.spawn(echo)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await alice.register_global(name, process)
+        assert scope.cancelled_caught
+        ends = alice.spawn(echo)
+        reserve = carol._runtime.naming.reserve
+
+        def reserve_and_kill(name: str, process: ProcessId) -> ProcessId | None:
+            alice.exit(ends, "kill")
+            return reserve(name, process)
+
+        monkeypatch.setattr(carol._runtime.naming, "reserve", reserve_and_kill)
+        with pytest.raises(NoSuchProcess):
+            await alice.register_global(name, ends)
+        while True:  # at the latest after RESERVED_S, which is more than there is time for
+            try:
+                await bob.register_global(name, bob.spawn(echo))
+                break
+            except NameConflict:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_a_name_is_registered_while_its_arbiter_closes(nodes: Any, three: list[Node]) -> None:
+    """What it no longer answers, the next one does."""
+    _, bob, carol = three
+    names = [f"n{n}" for n in range(99) if bob._runtime.naming._arbiter(f"n{n}") == "carol"]
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(nodes.close, carol)
+            while len(bob.members()) == 3:
+                await bob.register_global(names.pop(), bob.spawn(echo))
+        assert names
