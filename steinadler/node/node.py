@@ -244,9 +244,11 @@ class Node:
         from anywhere, until it ends or `unregister_global`.
 
         One process has it (N2): a member to which the name's hash points lets the first of several
-        claims pass.  Parts of a cluster that do not see each other may each have a holder; when
-        they meet, the oldest claim keeps the name everywhere, and the other process is told to
-        exit with "NameConflict: ..." (one that traps exits gets an `Exit`).  `events` tell both.
+        claims pass.  A process that has the name already keeps it, and its claim its age.  Parts of
+        a cluster that do not see each other may each have a holder, and so may one whose members
+        come and go just then, because two members let a claim pass each.  When they hear of each
+        other, the oldest claim keeps the name everywhere, and the other process is told to exit
+        with "NameConflict: ..." (one that traps exits gets an `Exit`).  `events` tell both.
 
         Raises `NameConflict` when another process has the name, `NoSuchProcess` when this one is
         not alive here, `ConfigError` when it cannot be a name, or on an observer, `InMinority`
