@@ -4,14 +4,8 @@
 `Registry` has what the members share: names that are unique in the cluster (N2), and groups (N3).
 """
 
+from steinadler.registry.effects import Effect, NameLost, NameSettled, Tell
 from steinadler.registry.names import LocalNames
-from steinadler.registry.registry import (
-    Effect,
-    NameLost,
-    NameSettled,
-    Registry,
-    Tell,
-    refuse_for,
-)
+from steinadler.registry.registry import Registry, refuse_for
 
 __all__ = ["Effect", "LocalNames", "NameLost", "NameSettled", "Registry", "Tell", "refuse_for"]

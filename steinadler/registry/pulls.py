@@ -12,6 +12,7 @@ because the answers are: what a peer does not read in time is dropped.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 from steinadler.identity import NodeId
 
@@ -62,22 +63,22 @@ class Pulls:
         """Whether nothing is asked for, nor to be."""
         return not self._behind and not self._asked
 
-    def is_open(self, origin: NodeId, now: float) -> bool:
+    def is_open(self, origin: NodeId) -> bool:
         """Whether more of `origin` is still to come."""
-        return origin in self._behind or now < self._asked.get(origin, (None, 0, now))[2]
+        return origin in self._behind or origin in self._asked
 
     def forget(self, origin: NodeId) -> None:
         """Nothing more is wanted of `origin`, or not from those who were asked so far."""
         self._behind.pop(origin, None)
         self._asked.pop(origin, None)
 
-    def start(self, now: float) -> list[Lead]:
+    def start(self) -> list[Lead]:
         """Whom to ask for what, now."""
-        if not self._behind:
+        room = MAX_ASKED - len(self._asked)
+        if not self._behind or room <= 0:
             return []
-        self._asked = {origin: asked for origin, asked in self._asked.items() if now < asked[2]}
-        leads = [lead for lead in self._behind.values() if lead.origin not in self._asked]
-        leads = leads[: MAX_ASKED - len(self._asked)]
+        free = (lead for lead in self._behind.values() if lead.origin not in self._asked)
+        leads = list(islice(free, room))
         for lead in leads:
             del self._behind[lead.origin]
         return leads
@@ -85,3 +86,7 @@ class Pulls:
     def asked(self, lead: Lead, version: int, now: float) -> None:
         """He was asked, for what is behind `version`."""
         self._asked[lead.origin] = (lead, version, now + PATIENCE_S)
+
+    def expire(self, now: float) -> None:
+        """Whoever has not answered for too long will not."""
+        self._asked = {origin: asked for origin, asked in self._asked.items() if now < asked[2]}

@@ -29,13 +29,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 from steinadler.errors import NameConflict, RemoteProtocolError
 from steinadler.identity import NodeId, ProcessId
 from steinadler.registry.claims import Claims
 from steinadler.registry.digests import Digests
+from steinadler.registry.effects import Effect, NameLost, NameSettled, Tell
 from steinadler.registry.index import Index
 from steinadler.registry.messages import (
     MAX_VERSION,
@@ -57,35 +57,6 @@ from steinadler.registry.replica import Replica
 FANOUT = 4
 # What is kept of one node: it is the node's word that makes this one keep it.
 MAX_ENTRIES = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Send a message to a member.  Whatever becomes of it: comparing finds what is lost."""
-
-    to: NodeId
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class NameLost:
-    """A process of this node has a name no more: `winner` had it first."""
-
-    name: str
-    number: int
-    winner: ProcessId
-
-
-@dataclass(frozen=True, slots=True)
-class NameSettled:
-    """Two processes had a name, and `winner` keeps it."""
-
-    name: str
-    winner: ProcessId
-    loser: ProcessId
-
-
-Effect: TypeAlias = Tell | NameLost | NameSettled
 
 
 class Registry:
@@ -227,20 +198,21 @@ class Registry:
 
     def compare(self, now: float) -> list[Effect]:
         """Ask one neighbour at random whether it holds the same."""
-        self._give_up_waiting(now)
+        self._pulls.expire(now)
+        self._give_up_waiting()
         effects: list[Effect] = []
         others = list(self._neighbours())
         if others:
             effects.append(Tell(self._rng.choice(others), Summary(self._digests.summary())))
         return effects + self._tell_what_was_learned() + self._ask(now)
 
-    def _give_up_waiting(self, now: float) -> None:
+    def _give_up_waiting(self) -> None:
         """Whoever was to send the rest does not: what is here counts, and is compared as it is."""
         for origin, replica in self._replicas.items():
-            if not replica.whole and not self._pulls.is_open(origin, now):
+            if not replica.whole and not self._pulls.is_open(origin):
                 replica.latest = replica.version
                 self._digests.changed(origin)
-        for origin in [each for each in self._arriving if not self._pulls.is_open(each, now)]:
+        for origin in [each for each in self._arriving if not self._pulls.is_open(each)]:
             del self._arriving[origin]
 
     def _some_others(self, *but: NodeId) -> list[NodeId]:
@@ -328,7 +300,7 @@ class Registry:
     def _ask(self, now: float) -> list[Effect]:
         """Ask for what is behind what is here, or is arriving."""
         effects: list[Effect] = []
-        for lead in self._pulls.start(now):
+        for lead in self._pulls.start():
             known = self._arriving.get(lead.origin, self._replicas[lead.origin])
             if lead.latest > known.version:  # else it came by another way
                 effects.append(Tell(lead.teller, Want(lead.origin, known.version, known.started)))

@@ -45,20 +45,24 @@ class Registries:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         for number in range(count):
-            self.start(f"n{number}")
+            self._open(NodeId(f"n{number}", 1))
+        self._members_changed()
         self.run(0.0)
 
     # -- what happens to nodes ----------------------------------------------------------------
 
     def start(self, name: str, incarnation: int = 1) -> NodeId:
         node = NodeId(name, incarnation)
+        self._open(node)
+        self._members_changed()
+        return node
+
+    def _open(self, node: NodeId) -> None:
         rng = random.Random(self.rng.getrandbits(32))
         self.engines[node] = Registry(node, rng, lambda: self.neighbours[node])
         self.up[node] = {node}
         self.neighbours[node] = []
         self._at(self.rng.uniform(0, COMPARE_INTERVAL_S), lambda: self._compare(node))
-        self._members_changed()
-        return node
 
     def crash(self, node: NodeId) -> None:
         del self.engines[node], self.up[node], self.neighbours[node]
@@ -194,7 +198,9 @@ class Registries:
         }
 
     def agree(self) -> bool:
-        return len(self.views()) == 1
+        # The views cost much, and are not looked at before the digests say that it may be so.
+        digests = {engine._digests.summary() for engine in self.engines.values()}
+        return len(digests) == 1 and len(self.views()) == 1
 
     def holders(self, name: str) -> set[ProcessId | None]:
         return {engine.find(name) for engine in self.engines.values()}
