@@ -224,6 +224,7 @@ class _Life:
             sources=where.sources,
             mdns=where.mdns,
             cluster=where.cluster,
+            credentials=await where.credentials(),
             **self._node_options,
         ) as node:
             with trio.move_on_after(patience_s):

@@ -106,6 +106,7 @@ def node(
             mdns=where.mdns,
             labels=dict(labels),
             cluster=where.cluster,
+            credentials=await where.credentials(),
             store=store,
             config=Config(in_minority=in_minority),
         ) as opened:
@@ -129,20 +130,23 @@ def node(
 
 async def patience_with_others(name: str, where: Where) -> float:
     """How long a node waits to meet another, before it says that it is ready, in seconds."""
-    if await trio.to_thread.run_sync(_has_namesake, name, where.cluster):
+    if await trio.to_thread.run_sync(_has_namesake, name, where):
         return NAME_CONFLICT_PATIENCE_S
     return _SEEDS_S if where.told else 0.0
 
 
-def _has_namesake(name: str, cluster: str | None) -> bool:
+def _has_namesake(name: str, where: Where) -> bool:
     """Whether a living process of this machine left that name in the runtime folder."""
     home = open_home()
     try:
-        place = home.cluster(cluster or DEFAULT_CLUSTER)
-        folder = home.runtime_folder(place.id)
+        if where.files is not None:
+            cluster_id = where.files.read().identity.cluster_id
+        else:
+            cluster_id = home.cluster(where.cluster or DEFAULT_CLUSTER).id
+        folder = home.runtime_folder(cluster_id)
     except SteinadlerError:
         return False  # `open_node` makes it, or says what is wrong
-    entries = RuntimeFolder(folder, fingerprint=cluster_fingerprint(place.id)).read()
+    entries = RuntimeFolder(folder, fingerprint=cluster_fingerprint(cluster_id)).read()
     return any(entry.name == name for entry in entries)
 
 
@@ -152,7 +156,7 @@ def _ready(node: Node, where: Where) -> dict[str, Any]:
         "name": node.name,
         "incarnation": node.id.incarnation,
         "addresses": [str(address) for address in node.addresses],
-        "cluster": where.cluster or DEFAULT_CLUSTER,
+        "cluster": where.cluster_name,
     }
 
 

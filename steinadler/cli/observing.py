@@ -28,6 +28,7 @@ from steinadler.errors import (
 from steinadler.identity import ANY_NODE, ProcessId, ProcessName, parse_destination
 from steinadler.membership import Member
 from steinadler.node import Node, open_node
+from steinadler.security import Credentials, open_home
 from steinadler.security.home import DEFAULT_CLUSTER
 
 DESTINATION = Reader("name[@node|@*]", parse_destination)
@@ -47,7 +48,7 @@ class Observer:
 
     async def meet(self) -> None:
         """Wait for the first member, and until everybody whom it knows is known here."""
-        cluster = self._where.cluster or DEFAULT_CLUSTER
+        cluster = self._where.cluster_name
         nobody = (
             f"no node of cluster {cluster!r} found within {self._timeout} (looked {self._where}); "
             "--log-level info tells what was tried"
@@ -143,7 +144,7 @@ class Observer:
 
     def _unknown(self, name: str) -> str:
         members = ", ".join(member.node.name for member in self.node.members())
-        cluster = self._where.cluster or DEFAULT_CLUSTER
+        cluster = self._where.cluster_name
         if not members:
             return (
                 f"no node of cluster {cluster!r} found within {self._timeout} "
@@ -159,15 +160,26 @@ class Observer:
 async def observing(where: Where, timeout_s: float) -> AsyncIterator[Observer]:
     """Join as an observer for the length of the block, which has `timeout_s` from here on."""
     deadline = trio.current_time() + timeout_s
+    name, credentials = await trio.to_thread.run_sync(_introduction, where)
     async with open_node(
-        f"observer-{secrets.token_hex(6)}",
+        name,
         seeds=where.seeds,
         sources=where.sources,
         mdns=where.mdns,
         cluster=where.cluster,
+        credentials=credentials,
         observer=True,
     ) as node:
         yield Observer(node, where, deadline, timeout_s)
+
+
+def _introduction(where: Where) -> tuple[str, Credentials | None]:
+    """A name for this observer, and what to show when that is not the home's."""
+    if where.files is not None:
+        credentials = where.files.read()
+        return f"{credentials.identity.name}.{secrets.token_hex(6)}", credentials
+    home = open_home()
+    return home.observer_name(home.cluster(where.cluster or DEFAULT_CLUSTER)), None
 
 
 def briefly_joining(command: Any) -> Any:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import trio
 
+from steinadler.cli.certificates import CertificateFiles, certificate_files, certificate_options
 from steinadler.config import Minority
 from steinadler.discovery import Dns, SeedFile, Source
 from steinadler.entity.python import Entity
@@ -22,6 +24,8 @@ from steinadler.errors import ConfigError
 from steinadler.identity import Address, check_node_name, check_process_name, parse_address
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.process import describe
+from steinadler.security import Credentials, SpiffePattern
+from steinadler.security.home import DEFAULT_CLUSTER
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -106,6 +110,7 @@ ADDRESS = Reader("host:port", parse_address)
 SEED_DNS = Reader("name[:port]", _seed_dns)
 SEED_SRV = Reader("name", Dns)
 SEED_FILE = Reader("path", SeedFile)
+SPIFFE = Reader("pattern", SpiffePattern)
 LABEL = Reader("key=value", _label)
 JSON = Reader("json", _json)
 APP = Reader("module:function", _app)
@@ -120,6 +125,16 @@ class Where:
     seeds: tuple[Address, ...]
     sources: tuple[Source, ...]
     mdns: bool
+    files: CertificateFiles | None = None
+
+    @property
+    def cluster_name(self) -> str:
+        """Of which cluster, for people."""
+        return str(self.files) if self.files is not None else self.cluster or DEFAULT_CLUSTER
+
+    async def credentials(self) -> Credentials | None:
+        """Those that were given, read now; None for the home's."""
+        return None if self.files is None else await trio.to_thread.run_sync(self.files.read)
 
     @property
     def told(self) -> bool:
@@ -151,10 +166,17 @@ def joining(command: Callable[..., None], *, log_level: str = "warning") -> Call
         names: tuple[Source, ...],
         services: tuple[Source, ...],
         files: tuple[Source, ...],
+        cert: Path | None,
+        key: Path | None,
+        ca: Path | None,
+        pattern: SpiffePattern | None,
         **others: Any,
     ) -> None:
         sources = (*names, *services, *files)
-        command(*args, where=Where(cluster, seeds, sources, mdns), **others)
+        certificate = certificate_files(cert, key, ca, pattern)
+        if cluster is not None and certificate is not None:
+            raise click.UsageError("--cluster is one of the home, and --cert says which it is")
+        command(*args, where=Where(cluster, seeds, sources, mdns, certificate), **others)
 
     joined: Callable[..., None] = with_where
     for option in (
@@ -167,6 +189,7 @@ def joining(command: Callable[..., None], *, log_level: str = "warning") -> Call
             expose_value=False,
             help="What to tell on stderr.",
         ),
+        *certificate_options(SPIFFE),
         click.option("--cluster", metavar="NAME", help="Which cluster.  [default: default]"),
         click.option(
             "--no-mdns",

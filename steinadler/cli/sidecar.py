@@ -166,6 +166,7 @@ def sidecar(
                 mdns=where.mdns,
                 labels=dict(labels),
                 cluster=where.cluster,
+                credentials=await where.credentials(),
                 store=store,
                 config=Config(
                     entities=EntitySettings(turn_timeout_s=turn_timeout_s, drain_s=drain_s),

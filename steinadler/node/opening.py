@@ -174,15 +174,16 @@ def _prepare(
 
 def _check(identity: PeerIdentity, role: str | None, name: str) -> None:
     """Whether a certificate that was given fits what is to be opened."""
+    fits = not identity.is_observer if role is None else identity.role == role
+    if not fits:
+        raise ConfigError(
+            f"the certificate is for {identity}, and this would be {role or 'a member'}: have one "
+            "issued for that"
+        )
     if not identity.vouches_for(name):
         raise ConfigError(
             f"the certificate is for {identity}, and this is called {name!r}: open it under that "
             "name, or have a certificate issued for this one"
-        )
-    fits = not identity.is_observer if role is None else identity.role == role
-    if not fits:
-        raise ConfigError(
-            f"the certificate is for {identity}, and this would be {role or 'a member'}"
         )
 
 

@@ -93,19 +93,7 @@ class FileCredentials(Credentials):
                 "two that were made together"
             )
         shown = make_shown(chain, key, trust, leaf.not_valid_after_utc)
-        try:
-            shake_hands(shown)
-        except ssl.SSLCertVerificationError as error:
-            raise SecurityError(
-                f"the certificate in {self._cert} cannot be verified by the authorities in "
-                f"{self._ca}: {error.verify_message}; put the authority there that it comes from, "
-                f"and certificates between the two behind it in {self._cert}"
-            ) from error
-        except ssl.SSLError as error:
-            raise SecurityError(
-                f"no TLS connection can be made with {self._cert} and {self._key}: "
-                f"{error.reason or error}"
-            ) from error
+        self._check_chain(shown)
         return shown
 
     # -- reading ------------------------------------------------------------------------------
@@ -183,6 +171,21 @@ class FileCredentials(Credentials):
                 f"{self._cert} has expired, at {leaf.not_valid_after_utc}; have a new one issued, "
                 "and put it there"
             )
+
+    def _check_chain(self, shown: Shown) -> None:
+        try:
+            shake_hands(shown)
+        except ssl.SSLCertVerificationError as error:
+            raise SecurityError(
+                f"the certificate in {self._cert} cannot be verified by the authorities in "
+                f"{self._ca}: {error.verify_message}; put the authority there that it comes from, "
+                f"and certificates between the two behind it in {self._cert}"
+            ) from error
+        except ssl.SSLError as error:
+            raise SecurityError(
+                f"no TLS connection can be made with {self._cert} and {self._key}: "
+                f"{error.reason or error}"
+            ) from error
 
 
 def read_authorities(path: Path) -> tuple[x509.Certificate, ...]:

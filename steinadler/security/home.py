@@ -37,6 +37,7 @@ from steinadler.identity import NODE, OBSERVER, check_node_name, check_role, may
 from steinadler.security.authority import Authority
 from steinadler.security.cluster_folder import Cluster as Cluster
 from steinadler.security.cluster_folder import ClusterFolder
+from steinadler.security.contexts import Shown
 from steinadler.security.credentials import Credentials, IssuedCredentials, Signing, utc_now
 from steinadler.security.files import exclusive_lock, stamp_of, sync_folder
 from steinadler.security.from_files import FileCredentials
@@ -286,6 +287,11 @@ class JoinedCredentials(FileCredentials):
 
     def replace_trust(self, authorities: Iterable[x509.Certificate]) -> None:
         _replace_trust(self._folder, authorities)
+
+    def _check_chain(self, shown: Shown) -> None:
+        # Whom the cluster trusts is not this node's to weigh: when its own certificate is of an
+        # authority that was dropped, peers refuse it, and it must not trust that one any longer.
+        pass
 
 
 def _replace_trust(folder: ClusterFolder, authorities: Iterable[x509.Certificate]) -> None:
