@@ -95,6 +95,7 @@ from steinadler.node import (
 )
 from steinadler.process import DEFAULT_EXPORTS as _EXPORTS
 from steinadler.process import Call, Down, Exit, Process, ProcessStatistics
+from steinadler.security import FileCredentials
 from steinadler.stream import (
     ByteStream,
     ReceiveChannel,
@@ -139,6 +140,7 @@ __all__ = [
     "EventStream",
     "EventsLost",
     "Exit",
+    "FileCredentials",
     "HandshakeRejected",
     "InMinority",
     "LocalProtocolError",
