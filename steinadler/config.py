@@ -198,6 +198,15 @@ class DialSettings:
     # Raising it keeps more connections open: a socket, TLS and three tasks each, at both ends.
     # A session without a connection has no task, and takes about 16 KiB.
     link_idle_s: float = 30.0
+    # A member whose addresses have not answered for so long is reached through another member, as
+    # one that has none is at once.  Lowering it brings relays into use where a direct path is slow.
+    relay_after_s: float = 0.5
+    # One that is reached so and has an address is dialled directly this often, at both ends, times
+    # a random 0.75 to 1.25.  Raising it leaves traffic on relays for longer once a path is back.
+    direct_again_s: float = 10.0
+    # Connections of others that this node carries at once: at most 4 MiB each, when neither end
+    # reads (a window of each of two streams both ways).  One beyond it is refused.
+    max_relayed: int = 256
 
     def __post_init__(self) -> None:
         _require_positive(self)

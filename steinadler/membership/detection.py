@@ -7,6 +7,10 @@ their own (`timing` has the sums, `suspicions` the clocks).  A neighbour's conne
 a direct ping that failed: the others are asked at once.  Deciding on a broken connection alone was
 refused: it would make a network hiccup a death (promise S2).
 
+Others may have its answer again and again while nothing of it comes here: then it is the connection
+that is ill, in one direction perhaps, and TCP may take minutes to say so.  It is given up
+(`PathLost`) for another way.
+
 Those asked are neighbours of the silent one that are connected here; where these are too few,
 neighbours of this node, which dial it for the question.  That it can be dialled is a sign of life
 too.
@@ -31,7 +35,7 @@ from typing import assert_never
 from steinadler.config import MembershipSettings
 from steinadler.identity import NodeId
 from steinadler.membership import timing
-from steinadler.membership.events import Reach
+from steinadler.membership.events import PathLost, Reach
 from steinadler.membership.health import LocalHealth
 from steinadler.membership.members import Member, MemberState
 from steinadler.membership.messages import Ack, Nack, Ping, PingRequest
@@ -42,6 +46,9 @@ from steinadler.membership.round_trips import RoundTrips
 from steinadler.membership.rumours import Rumours
 from steinadler.membership.suspicions import Suspicions
 from steinadler.membership.table import Entry, Link, Table
+
+# One answer by way of others may only have been the faster one: it takes a second probe.
+DETOURS = 2
 
 
 class Detector:
@@ -73,6 +80,8 @@ class Detector:
         self._sequence = 0
         # Rounds left out since the last one, because this node was not well.
         self._rested = 0
+        # How many probes in a row were answered by way of others alone.
+        self._detours: dict[NodeId, int] = {}
         # By name: when an observer gives up whom it lost.
         self._lost: dict[str, float] = {}
 
@@ -91,12 +100,17 @@ class Detector:
         """Others probe that one."""
         self._ring.discard(node.name)
         self._probes.end(node)
+        self._detours.pop(node, None)
         self._lost.pop(node.name, None)
 
     # What becomes of connections, and messages that are signs of life.
 
     def heard_from(self, entry: Entry, now: float) -> None:
         """Something came from that very life of a node."""
+        self._detours.pop(entry.member.node, None)
+        self._heard_of(entry, now)
+
+    def _heard_of(self, entry: Entry, now: float) -> None:
         node = entry.member.node
         self._probes.end(node)
         if entry.member.state is MemberState.SUSPECT:
@@ -160,7 +174,18 @@ class Detector:
         target = self._probes.answered_by_relay(sequence, sender)
         entry = None if target is None else self._table.entry_of(target)
         if entry is not None:
-            self.heard_from(entry, now)
+            self._heard_of(entry, now)
+            self._went_around(entry)
+
+    def _went_around(self, entry: Entry) -> None:
+        node = entry.member.node
+        if entry.link is not Link.CONNECTED:
+            return  # it is being dialled
+        detours = self._detours.pop(node, 0) + 1
+        if detours < DETOURS:
+            self._detours[node] = detours
+        else:
+            self._outbox.add([PathLost(node)])
 
     def _pass_on(self, relay: Relay) -> None:
         origin = self._table.entry_of(relay.origin)

@@ -113,6 +113,13 @@ class Reach:
 
 
 @dataclass(frozen=True, slots=True)
+class PathLost:
+    """Others hear that life of a member, and its connection here brings nothing: give that up."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class Up:
     """This life of a node is a member from now on.  Alternates with `Down`, per life."""
 
@@ -175,6 +182,7 @@ Effect: TypeAlias = (
     | NeighbourAdded
     | NeighbourRemoved
     | Reach
+    | PathLost
     | Usurped
     | Blocked
 )

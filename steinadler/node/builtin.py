@@ -15,6 +15,7 @@ protocol of its own: credit, size limits, errors and cancellation are those of e
                  ("run", export, args) -> what the function returns; giving up the call ends it
     $entities    entity calls of other nodes: see `steinadler.entity.service`
     $streams     opens streams for other nodes: see `steinadler.stream.service`
+    $relay       carries connections between others: see `steinadler.node.relaying`
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ import trio
 from steinadler.entity import service as entity_service
 from steinadler.errors import ConfigError, SteinadlerError
 from steinadler.identity import Address, ProcessId
+from steinadler.node import relaying
 from steinadler.process import Call, Exports, Process
 from steinadler.process.exports import ProcessFunction
 from steinadler.stream import service as stream_service
+from steinadler.transport.carrier import Via
 
 if TYPE_CHECKING:
     from steinadler.node.node import Node
@@ -55,6 +58,7 @@ def start_all(runtime: Runtime, max_processes: int) -> None:
     spawn(_statistics, runtime.node, name="$statistics")
     spawn(entity_service.serve, runtime.entities, name=entity_service.SERVICE)
     spawn(stream_service.serve, runtime.streams, name=stream_service.SERVICE)
+    spawn(runtime.relaying.serve, name=relaying.SERVICE)
     spawn(_spawner, runtime, max_processes, name="$spawn")
 
 
@@ -138,7 +142,7 @@ async def _statistics(me: Process, node: Node) -> None:
 def _facts(statistics: Any) -> dict[str, Any]:
     """Its fields in what needs no registered class, so that versions may differ."""
     facts = {field.name: getattr(statistics, field.name) for field in fields(statistics)}
-    return {k: str(v) if isinstance(v, Address) else v for k, v in facts.items()}
+    return {k: str(v) if isinstance(v, (Address, Via)) else v for k, v in facts.items()}
 
 
 async def _spawner(me: Process, runtime: Runtime, max_processes: int) -> None:

@@ -427,15 +427,22 @@ class Node:
     # -- life ----------------------------------------------------------------------------------
 
     def run(
-        self, host: str | None, port: int, sources: Callable[[Node], Iterable[Source]]
+        self,
+        host: str | None,
+        port: int,
+        sources: Callable[[Node], Iterable[Source]],
+        *,
+        listen: bool = True,
     ) -> AbstractAsyncContextManager[None]:
         """Open the node for the length of the block; `sources` are made once it listens.
+
+        `listen` False: it dials others and is dialled by nobody.
 
         Closing runs the other way: entities are handed over, processes are ended and given
         `shutdown_grace_s`, what is queued goes out, the others are told goodbye, and only then do
         connections close.
         """
-        return self._runtime.run(host, port, lambda: sources(self))
+        return self._runtime.run(host, port, lambda: sources(self), listen=listen)
 
 
 def _check_label(name: str) -> None:

@@ -37,6 +37,7 @@ async def open_node(
     *,
     host: str | None = None,
     port: int = 0,
+    listen: bool = True,
     seeds: Iterable[str | Address] = (),
     mdns: bool = True,
     sources: Iterable[Source] = (),
@@ -53,6 +54,10 @@ async def open_node(
 
     `name`: 1 to 63 letters, digits, dots, dashes or underscores; one living node has it.
     `host`, `port`: where to listen; by default every interface, and any free port.
+    `listen` False: listen nowhere, and only dial.  A node behind NAT or a firewall is a full member
+    so: others reach it over the connections that it made, or through a member that it is connected
+    to.  It finds nobody who only dials out too, and nobody finds it by discovery; one member at
+    least has to listen.
     `seeds`: addresses ("host:port") of nodes to join, beside those that mDNS and the runtime
     folder find.  `mdns` False neither announces this node nor looks for others by multicast.
     `sources`: further ways to find nodes.  `labels`: what others may choose this node by.
@@ -88,6 +93,8 @@ async def open_node(
     config = config or Config()
     rng = random.SystemRandom()  # nobody is to foresee the tokens of channels on offer
     addresses = [seed if isinstance(seed, Address) else parse_address(seed) for seed in seeds]
+    if not listen and (host is not None or port != 0):
+        raise ConfigError("listen=False and a host or port to listen at contradict each other")
     if (observer and role not in (None, OBSERVER)) or (role == OBSERVER and not observer):
         raise ConfigError(f"observer={observer} and role={role!r} contradict each other")
     # A URL that names no store fails here, and not when the first type is hosted.
@@ -110,14 +117,14 @@ async def open_node(
     def make_sources(node: Node) -> list[Source]:
         made: list[Source] = [Seeds(addresses, rng=rng), runtime, *sources]
         if mdns:
-            multicast = Mdns(_advertise(node, mark, observer), mark, listening_on_all=host is None)
+            multicast = Mdns(_advertise(node, mark), mark, listening_on_all=host is None)
             made.append(_WhileAlone(multicast, node) if observer else multicast)
         return made
 
     raised: BaseException | None = None
     try:
-        async with node.run(host, port, make_sources):
-            advertisement = _advertise(node, mark, observer)
+        async with node.run(host, port, make_sources, listen=listen):
+            advertisement = _advertise(node, mark)
             with (
                 runtime.leave_address(advertisement, listening_on_all=host is None)
                 if advertisement is not None
@@ -187,9 +194,9 @@ def _check(identity: PeerIdentity, role: str | None, name: str) -> None:
         )
 
 
-def _advertise(node: Node, mark: str, observer: bool) -> Advertisement | None:
-    if observer:
-        return None
+def _advertise(node: Node, mark: str) -> Advertisement | None:
+    if not node.addresses:
+        return None  # it does not listen
     return Advertisement(node.name, node.id.incarnation, node.addresses, mark)
 
 

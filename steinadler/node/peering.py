@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import random
+from functools import partial
 from typing import Protocol, assert_never
 
 import trio
@@ -49,6 +50,7 @@ from steinadler.membership import (
     ObserverConnected,
     ObserverDisconnected,
     Partitions,
+    PathLost,
     Reach,
     Received,
     Refused,
@@ -88,6 +90,7 @@ class Listener(Protocol):
     def node_updated(self, member: Member) -> None: ...
     def sides_changed(self, event: MembersLost | SidesMerged) -> None: ...
     def neighbour_connected(self, node: NodeId) -> None: ...
+    def connection_changed(self, node: NodeId) -> None: ...
     def peer_lost(self, link: Link, reason: str) -> None: ...
     def arrived(self, link: Link, items: Arrived) -> None: ...
     def registry_told(self, link: Link, data: bytes) -> None: ...
@@ -128,15 +131,17 @@ class Peering:
         host: str | None,
         port: int,
         *,
+        listen: bool = True,
         task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Listen, connect and keep watch until cancelled.
+        """Listen (an observer never does), connect and keep watch until cancelled.
 
         Raises `NameConflict` when the cluster has another living node of this name, and
         `InMinority` when this node is to stop in one and is in one.
         """
         async with trio.open_nursery() as nursery:
-            addresses = await nursery.start(self._run_connections, host, port)
+            run = partial(self.connections.run, listen=listen and not self._observer)
+            addresses = await nursery.start(run, host, port)
             self._engine.listen_at(addresses)
             nursery.start_soon(self._keep_watch)
             nursery.start_soon(self._reconnect)
@@ -145,11 +150,6 @@ class Peering:
             await self._failed.wait()
             assert self._failure is not None
             raise self._failure
-
-    async def _run_connections(
-        self, host: str | None, port: int, *, task_status: trio.TaskStatus[tuple[Address, ...]]
-    ) -> None:
-        await self.connections.run(host, port, listen=not self._observer, task_status=task_status)
 
     def members(self) -> tuple[Member, ...]:
         """All members, this node included unless it only observes, by name."""
@@ -175,6 +175,11 @@ class Peering:
     def _is_connected(self, node: NodeId) -> bool:
         link = self.connections.link(node)
         return link is not None and link.connected
+
+    @property
+    def is_mesh(self) -> bool:
+        """Whether every member keeps connected to every other."""
+        return self._engine.is_mesh
 
     def propose(self, address: Address) -> None:
         """Discovery found somebody there, who may be a node of this cluster.
@@ -321,6 +326,11 @@ class Peering:
                 case Reach(member):
                     for address in member.addresses:
                         self.connections.propose(address)
+                case PathLost(node):
+                    link = self.connections.link(node)
+                    if link is not None:
+                        logger.info("nothing comes from %s, though others hear it", node)
+                        link.close_connection()
                 case Down(member, reason):
                     logger.info("%s is down: %s", member.node, reason)
                     self.connections.end(member.node, reason)
@@ -456,6 +466,7 @@ class Peering:
 
     def link_connected(self, link: Link, hello: Hello) -> None:
         self._turned_away_since = None
+        self._listener.connection_changed(link.node)
         if link.to_observer:
             self._handle(ObserverConnected(link.node))
         else:
@@ -465,11 +476,13 @@ class Peering:
                 self._listener.neighbour_connected(link.node)
 
     def link_disconnected(self, link: Link) -> None:
+        self._listener.connection_changed(link.node)
         self._handle(Disconnected(link.node, goodbye=False))
 
     def link_ended(self, link: Link, reason: str) -> None:
         if link.to_observer:
             self._handle(ObserverDisconnected(link.node))
+        self._listener.connection_changed(link.node)
         self._listener.peer_lost(link, reason)
 
     def session_lost(self, node: NodeId, reason: str) -> None:

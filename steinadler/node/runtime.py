@@ -16,6 +16,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import outcome
@@ -31,6 +32,7 @@ from steinadler.node import builtin
 from steinadler.node.events import EventHub, NodeDown, NodeUp
 from steinadler.node.naming import Naming
 from steinadler.node.peering import Peering
+from steinadler.node.relaying import Relaying
 from steinadler.node.router import Router
 from steinadler.node.statistics import Gauges
 from steinadler.node.watching import Watching
@@ -109,8 +111,15 @@ class Runtime:
         self.streams = Streams(self, codec, config.streams, config.mailbox_bytes, rng)
         self.router.on_stream_items = self.streams.table.arrived
         self.router.on_stream_signal = self.streams.table.signalled
+        self.relaying = Relaying(id_, self.peering, self.streams, config.dial.max_relayed, rng)
+        self.peering.connections.use_relays(self.relaying)
         self.gauges = Gauges(
-            self.processes, self.peering, self.router, self.watching, self.streams.table
+            self.processes,
+            self.peering,
+            self.router,
+            self.watching,
+            self.streams.table,
+            self.relaying,
         )
         self.entities = Entities(
             self,
@@ -214,6 +223,9 @@ class Runtime:
     def neighbour_connected(self, node: NodeId) -> None:
         self.naming.neighbour_connected(node)
 
+    def connection_changed(self, node: NodeId) -> None:
+        self.relaying.connection_changed(node)
+
     def peer_lost(self, link: Link, reason: str) -> None:
         self.gauges.peer_lost(link)
         self.router.peer_lost(link, reason)
@@ -230,7 +242,12 @@ class Runtime:
 
     @asynccontextmanager
     async def run(
-        self, host: str | None, port: int, sources: Callable[[], Iterable[Source]]
+        self,
+        host: str | None,
+        port: int,
+        sources: Callable[[], Iterable[Source]],
+        *,
+        listen: bool,
     ) -> AsyncIterator[None]:
         """See `Node.run`."""
         shelter = trio.CancelScope(shield=True)
@@ -245,8 +262,10 @@ class Runtime:
                 await nursery.start(self._run_entities)
                 await nursery.start(self._run_streams)
                 await nursery.start(self._run_naming)
+                await nursery.start(self.relaying.run)
                 builtin.start_all(self, self._config.max_processes)
-                self.addresses = await nursery.start(self.peering.run, host, port)
+                peering = partial(self.peering.run, listen=listen)
+                self.addresses = await nursery.start(peering, host, port)
                 for source in sources():
                     nursery.start_soon(source.run, self._found)
                 try:

@@ -21,12 +21,14 @@ import trio
 
 from steinadler.identity import Address, NodeId
 from steinadler.node.peering import Peering
+from steinadler.node.relaying import Relaying
 from steinadler.node.router import Router
 from steinadler.node.watching import Watching
 from steinadler.process.process import Process
 from steinadler.process.statistics import ProcessStatistics
 from steinadler.process.table import Processes
 from steinadler.stream.table import StreamTable
+from steinadler.transport.carrier import Via
 from steinadler.transport.link import Link
 from steinadler.transport.peer import Peer
 from steinadler.wire.session import SessionCounters
@@ -39,8 +41,9 @@ class NodeStatistics:
     Held now: `members` (itself included), `members_lost` (cut off, or silent, and not back yet),
     `in_minority` (see `Node.in_minority`), `processes` (the built-in ones included),
     `connections` that are up, `messages_queued` for a turn on one of them, `calls_waiting` for an
-    answer that tasks here made, `calls_owed` by processes here, and `streams`: the ends here, of
-    which a stream within the node has two.
+    answer that tasks here made, `calls_owed` by processes here, `relayed`: connections of others
+    that this node carries, and `streams`: the ends here, of which a stream within the node has two
+    and a relayed connection two as well.
 
     Since it opened, over all its sessions: bytes and messages both ways, `resumptions` (how often
     a session went on over a new connection), `bytes_retransmitted` after those (in `bytes_sent`
@@ -73,6 +76,7 @@ class NodeStatistics:
     resumptions: int
     calls_waiting: int
     calls_owed: int
+    relayed: int
     streams: int
     stream_bytes_sent: int
     stream_bytes_received: int
@@ -88,7 +92,7 @@ class ConnectionStatistics:
 
     `connected` False: it broke, or was not made yet, and is dialled.  `connected_s` is the age in
     seconds of the present connection, `remote` its far end (of a peer that dialled, not the port
-    at which it listens); both None without one.  `resumptions` is how often a connection of this
+    at which it listens; `Via(relay)` when another member carries it); both None without one.  `resumptions` is how often a connection of this
     session was replaced by another.  `observer`: the peer is no member.
 
     Counted since the session began: bytes and messages both ways, and `bytes_retransmitted`
@@ -115,7 +119,7 @@ class ConnectionStatistics:
     observer: bool
     connected: bool
     connected_s: float | None
-    remote: Address | None
+    remote: Address | Via | None
     resumptions: int
     bytes_sent: int
     bytes_received: int
@@ -144,12 +148,14 @@ class Gauges:
         router: Router,
         watching: Watching,
         streams: StreamTable,
+        relaying: Relaying,
     ) -> None:
         self._processes = processes
         self._peering = peering
         self._router = router
         self._watching = watching
         self._streams = streams
+        self._relaying = relaying
         self._past = SessionCounters()  # of sessions that are over
 
     def peer_lost(self, link: Link) -> None:
@@ -181,6 +187,7 @@ class Gauges:
             resumptions=total.resumptions,
             calls_waiting=len(self._router.calls.pending),
             calls_owed=len(self._router.calls.owed),
+            relayed=self._relaying.relayed,
             streams=self._streams.open_by_peer().total(),
             stream_bytes_sent=self._streams.bytes_sent(),
             stream_bytes_received=self._streams.bytes_received(),

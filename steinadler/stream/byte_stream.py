@@ -127,9 +127,38 @@ class ByteStream(Closing, trio.abc.HalfCloseableStream):
                 await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._receives = False
-        if not data and inlet.error is not None:
-            raise trio.BrokenResourceError(str(inlet.error)) from inlet.error
-        return data
+        return data or self._nothing_more()
+
+    def send_some_nowait(self, data: memoryview) -> int:
+        """Send as much as the other end has room for, and return how many bytes that is.
+
+        `data` must never change afterwards.  Raises as `send_all` does.
+        """
+        self._require_open()
+        self._check_sending()
+        return self._offer(data)
+
+    def receive_some_nowait(self) -> bytes | None:
+        """What `receive_some` would return at once; None when it would wait.
+
+        Raises as `receive_some` does.
+        """
+        self._require_open()
+        data = self._inlet.take_bytes(RECEIVE_BYTES)
+        if data:
+            return data
+        if not self._inlet.ended:
+            return None
+        return self._nothing_more()
+
+    async def wait_receive_some_might_not_block(self) -> None:
+        """Wait until something has come, or the stream has ended."""
+        self._require_open()
+        inlet = self._inlet
+        await trio.lowlevel.checkpoint()
+        while not inlet.waiting_bytes and not inlet.ended:
+            await inlet.wait()
+            self._require_open()
 
     def close(self, error: BaseException | None = None) -> None:
         """Close both directions: what was sent still arrives, what was not received is dropped.
@@ -142,6 +171,12 @@ class ByteStream(Closing, trio.abc.HalfCloseableStream):
     def _require_open(self) -> None:
         if self._inlet.closed:
             raise trio.ClosedResourceError("this stream was closed here")
+
+    def _nothing_more(self) -> bytes:
+        error = self._inlet.error
+        if error is not None:
+            raise trio.BrokenResourceError(str(error)) from error
+        return b""
 
     def _check_sending(self) -> None:
         try:

@@ -281,21 +281,27 @@ class Streams:
         raise refusal
 
     async def _connect(self, node: NodeId, service: str) -> ByteStream:
+        return await self.open(node, SERVICE, ("connect", service), service)
+
+    async def open(
+        self, node: NodeId, process: str, request: tuple[Any, ...], service: str
+    ) -> ByteStream:
+        """Open a stream to a process of another node which calls `accept` for it.
+
+        It is asked `request`, with the number of the stream at its end.  Cancelled, or refused,
+        there is no stream.  Raises `NodeDown`, and what the process answers: `StreamRefused` and
+        `NoSuchService` as themselves, other errors as `RemoteError`.
+        """
         number = self._take_number()
         arriving, leaving = ToStream(number, by_sender=False), ToStream(number, by_sender=True)
         inlet = self.table.new_inlet(node, arriving, FrameType.BYTES, service)
         sending = self.table.new_sending(node, leaving, service)
-        await self._ask(node, number, ("connect", service, number))
+        await self._ask(node, number, (*request, number), process)
         self._bind(sending)
         return ByteStream(sending, inlet, service)
 
     def connected(self, caller: NodeId, service: str, number: int) -> None:
-        """A peer connects.
-
-        Raises `NoSuchService`, `StreamRefused`, `NodeDown`; `RemoteProtocolError` for a number in
-        use.
-        """
-        self.table.require_unused(caller, number)
+        """A peer connects.  Raises `NoSuchService`, and as `accept` does."""
         listener = self._listeners.get(service)
         if listener is None:
             offered = ", ".join(sorted(self._listeners)) or "none"
@@ -306,6 +312,14 @@ class Streams:
             raise StreamRefused(
                 f"as many connections wait for {service!r} on {self._me} as its backlog allows"
             )
+        listener.put(self.accept(caller, number, service))
+
+    def accept(self, caller: NodeId, number: int, service: str) -> ByteStream:
+        """The end here of a stream that a peer opens under that number.
+
+        Raises `StreamRefused`, `NodeDown`; `RemoteProtocolError` for a number in use.
+        """
+        self.table.require_unused(caller, number)
         most = self._settings.max_streams
         if caller != self._me and self.table.opened_by(caller) >= most:
             raise StreamRefused(
@@ -317,7 +331,7 @@ class Streams:
         inlet = self.table.new_inlet(caller, arriving, FrameType.BYTES, service)
         sending = self.table.new_sending(caller, leaving, service)
         sending.bind(outlet)
-        listener.put(ByteStream(sending, inlet, service))
+        return ByteStream(sending, inlet, service)
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -325,12 +339,14 @@ class Streams:
         self._next_number += 1
         return self._next_number - 1
 
-    async def _ask(self, node: NodeId, number: int, request: tuple[Any, ...]) -> None:
+    async def _ask(
+        self, node: NodeId, number: int, request: tuple[Any, ...], process: str = SERVICE
+    ) -> None:
         """Have the other node make its ends; when that fails there are none here either."""
         try:
             if node != self._me:
                 self._cluster.link_to_life(node)
-            await self._cluster.call(ProcessName(SERVICE, node.name), request)
+            await self._cluster.call(ProcessName(process, node.name), request)
         except BaseException as error:
             self.table.forget(node, number)
             if isinstance(error, (NoSuchProcess, ProcessExited)):  # its processes have ended

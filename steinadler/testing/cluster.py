@@ -105,12 +105,14 @@ class SimulatedCluster:
         config: Config | None = None,
         cluster: str = "default",
         observer: bool = False,
+        listen: bool = True,
     ) -> tuple[Node, ...]:
         """Start nodes, and return them once they are open; `agreed` waits for them to meet.
 
         `host`: where, for a single node that is not to be on a host of its own name (a second
         one of a name, say).  `cluster`: whose certificate they have; nodes of two clusters share
-        the network and nothing else.  `labels`, `config`, `observer`: as for `open_node`.
+        the network and nothing else.  `labels`, `config`, `observer`, `listen`: as for
+        `open_node`.
 
         Raises `ConfigError` when a host is up already, or a name cannot be one.
         """
@@ -118,7 +120,7 @@ class SimulatedCluster:
             raise ConfigError("one host runs one node: start the others without `host`")
         nodes = []
         for name in names:
-            plan = self._plan(name, host, labels, config, cluster, observer)
+            plan = self._plan(name, host, labels, config, cluster, observer, listen)
             nodes.append(_node_of(await self._start(plan)))
         return tuple(nodes)
 
@@ -132,12 +134,13 @@ class SimulatedCluster:
         config: Config | None = None,
         cluster: str = "default",
         observer: bool = False,
+        listen: bool = True,
     ) -> AsyncIterator[Node]:
         """Run one node for the length of a block, as `open_node` does.
 
         As `start`, and what the node raises of itself is raised in the block.
         """
-        plan = self._plan(name, host, labels, config, cluster, observer)
+        plan = self._plan(name, host, labels, config, cluster, observer, listen)
         with trio.CancelScope() as block:
             life = await self._start(plan, block)
             try:
@@ -158,10 +161,11 @@ class SimulatedCluster:
         config: Config | None,
         cluster: str,
         observer: bool,
+        listen: bool,
     ) -> Plan:
         role = OBSERVER if observer else NODE
         check_node_name(name)
-        return Plan(name, host or name, labels or {}, config or self._config, cluster, role)
+        return Plan(name, host or name, labels or {}, config or self._config, cluster, role, listen)
 
     async def restart(self, host: str) -> Node:
         """Start the node that was on `host` again: a new life of the same name and settings.

@@ -40,6 +40,7 @@ class Plan:
     config: Config
     cluster: str
     role: str
+    listen: bool
 
 
 class Life:
@@ -87,7 +88,7 @@ class Life:
         )
         try:
             with self.scope:
-                async with node.run(None, FIRST_PORT, lambda _: [source]):
+                async with node.run(None, FIRST_PORT, lambda _: [source], listen=plan.listen):
                     self.node = node
                     task_status.started(node)
                     await self.stop.wait()

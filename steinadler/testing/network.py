@@ -4,21 +4,29 @@ There is no cryptography here, and what it would have decided is decided by comp
 has an identity, as if by certificate, and a connection between two clusters fails on both sides
 as a handshake would.  Nobody above can tell the difference: `SecureStream`'s conformance suite
 runs over these streams too.
+
+A connection through a relay has no fabric of its own: its bytes travel on the links of others.  Its
+ends tell each other who they are in a first line, which stands for both certificates.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import trio
 
 from steinadler.identity import Address
+from steinadler.security.peer import PeerIdentity
 from steinadler.testing.fabric import Fabric
 from steinadler.testing.sockets import Host, Socket, SocketState
+from steinadler.transport.carrier import Carrier
 from steinadler.transport.network import DialError, Network, SecureStream
 
 logger = logging.getLogger("steinadler.transport")
+
+HANDSHAKE_TIMEOUT_S = 5.0
 
 
 class SimulatedStream(SecureStream):
@@ -66,6 +74,64 @@ class SimulatedStream(SecureStream):
             raise trio.ClosedResourceError("this side closed the connection")
         if self._socket.state is SocketState.BROKEN:
             raise trio.BrokenResourceError(self._socket.failure)
+
+
+class SimulatedRelayedStream(SecureStream):
+    """One end of a connection that a third node carries."""
+
+    def __init__(self, carrier: Carrier, peer: PeerIdentity, received: bytes) -> None:
+        self.peer = peer
+        self.remote = carrier.remote
+        self._carrier = carrier
+        self._received = received
+        self._unsent = memoryview(b"")
+        self._closed = False
+
+    def write_nowait(self, data: bytes) -> bool:
+        self._require_open()
+        self._unsent = memoryview(bytes(self._unsent) + data)
+        return self._push()
+
+    async def flush(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._require_open()
+        while not self._push():
+            await self._carrier.wait_writable()
+            self._require_open()
+
+    async def receive_some(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        self._require_open()
+        received, self._received = self._received, b""
+        data: bytes | None = received or None
+        while data is None:
+            try:
+                data = self._carrier.receive_nowait()
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from error
+            if data is None:
+                await self._carrier.wait_readable()
+                self._require_open()
+        return data
+
+    def close_nowait(self) -> None:
+        self._closed = True
+        self._carrier.close()
+
+    def _push(self) -> bool:
+        try:
+            while self._unsent:
+                sent = self._carrier.send_nowait(self._unsent)
+                if not sent:
+                    return False
+                self._unsent = self._unsent[sent:]
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from error
+        return True
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("this side closed the connection")
 
 
 class SimulatedNetwork(Network):
@@ -137,3 +203,38 @@ class SimulatedNetwork(Network):
             self._fabric.close(socket, trio.current_time())
             raise
         return stream
+
+    async def dial_over(self, carrier: Carrier) -> SecureStream:
+        """See `Network.dial_over`."""
+        try:
+            return await self._introduced(carrier)
+        except trio.BrokenResourceError as error:
+            raise DialError(f"{carrier.remote}: {error}", refused=False) from error
+
+    async def welcome(
+        self, carrier: Carrier, handler: Callable[[SecureStream], Awaitable[None]]
+    ) -> None:
+        """See `Network.welcome`."""
+        stream: SecureStream | None = None
+        with trio.move_on_after(HANDSHAKE_TIMEOUT_S), suppress(trio.BrokenResourceError):
+            stream = await self._introduced(carrier)
+        if stream is not None:
+            await handler(stream)
+
+    async def _introduced(self, carrier: Carrier) -> SecureStream:
+        try:
+            stream = SimulatedRelayedStream(carrier, self.identity, b"")
+            stream.write_nowait(f"{self._host.name}\n".encode())
+            await stream.flush()
+            heard = b""
+            while b"\n" not in heard:
+                more = await stream.receive_some()
+                if not more:
+                    raise trio.BrokenResourceError("closed before its end was told")
+                heard += more
+            name, _, rest = heard.partition(b"\n")
+            peer = self._fabric.hosts[name.decode()].identity
+            return SimulatedRelayedStream(carrier, peer, rest)
+        except BaseException:
+            carrier.close()
+            raise

@@ -4,7 +4,7 @@
     link_to_member(member)    any other: connected when something is to be sent to it
     let_go(member)            a neighbour no longer
     propose(address)          one dial to all that discovery saw there
-    incoming stream           the other end dialled
+    incoming stream           the other end dialled, or has a third node carry it here (`welcome`)
 
 All of these end in the same place: `Handshakes` has a Hello judged, and the stream is attached to
 the link of the one `Peer` that the certificate names, if `ConnectionRank` says that it is the one
@@ -17,6 +17,11 @@ task that dials, with backoff and jitter, until there is a connection, or no mor
 the peer is given up.  A refused dial ends nothing: only membership says that a member is down.
 Tasks are started where a need arises (something is sent, a connection broke) and are gone when it
 has been met, so a peer with which nothing goes on costs its session and no task.
+
+**Relayed connections.**  Where a member is not reached directly its connection goes through a
+third one (`dialling`).  It is one like any other, and keeps others from being dialled; so whoever
+is connected so, and has an address, is dialled directly once in each `direct_again_s`, and a
+connection that comes of it takes the relayed one's place, as the newer one.
 
 **Idle connections.**  One task for all of them looks a few times in each `link_idle_s` which
 connections carried no numbered frame for so long and are of no use at this end; those of peers
@@ -35,8 +40,9 @@ import trio
 
 from steinadler.config import Config
 from steinadler.identity import Address, NodeId
+from steinadler.transport.carrier import Carrier
 from steinadler.transport.delegate import Delegate
-from steinadler.transport.dialling import Dialler, DialOutcome
+from steinadler.transport.dialling import Dialler, DialOutcome, Relays
 from steinadler.transport.handshake import Handshakes, Phase
 from steinadler.transport.link import Link
 from steinadler.transport.network import Network, SecureStream
@@ -106,10 +112,26 @@ class Connections:
             # Here, or the first peer that comes would find out.
             self._handshakes.hello(SessionOffer(0, 0, 0, 0))
             task_status.started(self._handshakes.addresses)
+            nursery.start_soon(self._seek_direct_ways)
             try:
                 await self._close_idle_connections()
             finally:  # whoever still sends must not start a task here
                 self._handshakes.phase = Phase.CLOSED
+
+    def use_relays(self, relays: Relays) -> None:
+        """Reach members through others too, from now on."""
+        self._dialler.relays = relays
+
+    def welcome(self, carrier: Carrier) -> None:
+        """Somebody has reached this node through a third one.  Takes ownership of the carrier."""
+        if self._nursery is None or self._handshakes.phase is Phase.CLOSED:
+            carrier.close()
+        else:
+            self._nursery.start_soon(self._network.welcome, carrier, self._accept)
+
+    def is_direct(self, node: NodeId) -> bool:
+        """Whether there is a connection to this life of a node that goes through nobody."""
+        return self.link(node) is not None and self._peers[node.name].is_direct
 
     def links(self) -> list[Link]:
         """Every link that has not ended."""
@@ -304,6 +326,19 @@ class Connections:
                         await changed.wait()
         if peer.dialler is scope:
             peer.dialler = None
+
+    async def _seek_direct_ways(self) -> None:
+        while True:
+            await trio.sleep(self._config.dial.direct_again_s * self._rng.uniform(0.75, 1.25))
+            for peer in self.peers():
+                if peer.is_relayed and peer.addresses:
+                    assert self._nursery is not None
+                    self._nursery.start_soon(self._dial_directly, peer)
+
+    async def _dial_directly(self, peer: Peer) -> None:
+        async with self._dials_on_demand:
+            if peer.is_relayed:
+                await self._dialler.dial_directly(peer)
 
     async def _dial_proposed(self, address: Address) -> None:
         try:

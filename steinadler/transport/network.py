@@ -1,5 +1,9 @@
 """The rim: what the rest of the code needs of a network, and nothing else.
 
+A stream goes to its peer directly, or through a third node which carries bytes that it cannot read
+(`Via`); whoever is at the other end has proved itself either way, and only `remote` tells which it
+is.
+
 Two implementations exist: `steinadler.transport.tcp` (TCP and mutual TLS 1.3) and the simulated
 network of `steinadler.testing`.  Both hand out streams whose far end has already proved who it
 is, so nothing above this line ever sees an unauthenticated byte.
@@ -14,6 +18,7 @@ import trio
 
 from steinadler.identity import Address
 from steinadler.security.peer import PeerIdentity as PeerIdentity
+from steinadler.transport.carrier import Carrier, Via
 
 
 class SecureStream(abc.ABC):
@@ -25,7 +30,12 @@ class SecureStream(abc.ABC):
     """
 
     peer: PeerIdentity
-    remote: Address
+    remote: Address | Via
+
+    @property
+    def direct(self) -> bool:
+        """Whether no third node carries it."""
+        return not isinstance(self.remote, Via)
 
     @abc.abstractmethod
     def write_nowait(self, data: bytes) -> bool:
@@ -103,4 +113,17 @@ class Network(abc.ABC):
         """Connect and authenticate; raise `DialError` when that does not work.
 
         Waits without limit: the caller bounds it.  Cancellation leaves nothing open.
+        """
+
+    @abc.abstractmethod
+    async def dial_over(self, carrier: Carrier) -> SecureStream:
+        """As `dial`, over a way to the peer that is there.  Takes ownership of it."""
+
+    @abc.abstractmethod
+    async def welcome(
+        self, carrier: Carrier, handler: Callable[[SecureStream], Awaitable[None]]
+    ) -> None:
+        """Have who came this way authenticate, in time, and run `handler(stream)`.
+
+        As for those who come to the port: see `serve`.  Takes ownership of the carrier.
         """

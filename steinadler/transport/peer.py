@@ -29,6 +29,7 @@ import trio
 from steinadler.config import WireSettings
 from steinadler.errors import RemoteProtocolError
 from steinadler.identity import NODE, Address, NodeId
+from steinadler.transport.carrier import Via
 from steinadler.transport.delegate import Delegate
 from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import SecureStream
@@ -76,7 +77,7 @@ class Peer:
         # Where the peer was seen to be: only a refusal from there says something about it.
         self.good_address: Address | None = None
         # Of the latest connection: its far end, and when it began.
-        self.remote: Address | None = None
+        self.remote: Address | Via | None = None
         self.connected_at = 0.0
         self._settings = settings
         self._rng = rng
@@ -96,6 +97,16 @@ class Peer:
     @property
     def connected(self) -> bool:
         return self.link is not None and self.link.connected
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether the present connection goes through a third node."""
+        return self.connected and not self.is_direct
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the present connection goes through nobody."""
+        return self.connected and not isinstance(self.remote, Via)
 
     @property
     def unused(self) -> bool:
@@ -248,13 +259,16 @@ class Peer:
         self.remote = stream.remote
         self.connected_at = self._active_at = trio.current_time()
         self.addresses = hello.addresses
-        if dialler == hello.node.name:
-            self.good_address = next(
-                (a for a in hello.addresses if a.host == stream.remote.host),
-                hello.addresses[0] if hello.addresses else None,
-            )
-        else:
-            self.good_address = stream.remote
+        match stream.remote:
+            case Via():
+                pass  # it says nothing of where the peer is
+            case Address() as address if dialler != hello.node.name:
+                self.good_address = address
+            case Address(host):
+                self.good_address = next(
+                    (a for a in hello.addresses if a.host == host),
+                    hello.addresses[0] if hello.addresses else None,
+                )
         self._delegate.link_connected(link, hello)
 
     async def carry(self, link: Link, stream: SecureStream, rest: bytes) -> None:

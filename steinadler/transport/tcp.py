@@ -29,8 +29,9 @@ from steinadler.config import DialSettings, WireSettings
 from steinadler.errors import ConfigError, SecurityError
 from steinadler.identity import Address
 from steinadler.security.credentials import Credentials
+from steinadler.transport.carrier import Carrier, SocketCarrier, Via, address_of
 from steinadler.transport.network import DialError, Network, SecureStream
-from steinadler.transport.tls import AnotherProtocol, TlsStream, address_of, explain, handshake
+from steinadler.transport.tls import AnotherProtocol, TlsStream, explain, handshake
 
 _BACKLOG = 1024
 _ACCEPT_BACKOFF_S = 0.1
@@ -54,7 +55,7 @@ class TcpNetwork(Network):
     ) -> None:
         self.identity = credentials.identity
         self._credentials = credentials
-        self._max_handshakes = settings.max_handshakes
+        self._handshakes = trio.Semaphore(settings.max_handshakes)
         self._handshake_timeout_s = wire.handshake_timeout_s
         self._idle_poll_s = wire.idle_poll_s
 
@@ -67,11 +68,10 @@ class TcpNetwork(Network):
         task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         listeners = await _listen(host, port)
-        handshakes = trio.Semaphore(self._max_handshakes)
         try:
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
-                    nursery.start_soon(self._accept, listener, handshakes, handler, nursery)
+                    nursery.start_soon(self._accept, listener, handler, nursery)
                 task_status.started(_reachable_at(host, listeners))
         finally:
             for listener in listeners:
@@ -80,7 +80,6 @@ class TcpNetwork(Network):
     async def _accept(
         self,
         listener: socket.socket,
-        handshakes: trio.Semaphore,
         handler: Callable[[SecureStream], Awaitable[None]],
         nursery: trio.Nursery,
     ) -> None:
@@ -88,14 +87,14 @@ class TcpNetwork(Network):
         while True:
             # In this order, so that an idle listener does not sit on a place.
             await trio.lowlevel.wait_readable(listener)
-            await handshakes.acquire()
+            await self._handshakes.acquire()
             try:
                 sock, sockaddr = listener.accept()
             except BlockingIOError:
-                handshakes.release()
+                self._handshakes.release()
                 continue
             except OSError as error:
-                handshakes.release()
+                self._handshakes.release()
                 if error.errno in _ACCEPT_BUGS:
                     raise
                 if not failing:
@@ -104,39 +103,52 @@ class TcpNetwork(Network):
                 await trio.sleep(_ACCEPT_BACKOFF_S)
                 continue
             failing = False
-            nursery.start_soon(self._welcome, sock, address_of(sockaddr), handshakes, handler)
+            carrier = SocketCarrier(sock)
+            nursery.start_soon(self._welcome, carrier, address_of(sockaddr), handler)
+
+    async def welcome(
+        self, carrier: Carrier, handler: Callable[[SecureStream], Awaitable[None]]
+    ) -> None:
+        try:
+            await self._handshakes.acquire()
+        except BaseException:
+            carrier.close()
+            raise
+        await self._welcome(carrier, carrier.remote, handler)
 
     async def _welcome(
         self,
-        sock: socket.socket,
-        remote: Address,
-        handshakes: trio.Semaphore,
+        carrier: Carrier,
+        remote: Address | Via,
         handler: Callable[[SecureStream], Awaitable[None]],
     ) -> None:
+        """With a place among those that are in their handshake, which is given back."""
         stream: TlsStream | None = None
         refusal, level = f"no handshake within {self._handshake_timeout_s:g} s", logging.WARNING
         try:
             with trio.move_on_after(self._handshake_timeout_s):
-                stream = await handshake(
-                    sock,
-                    self._credentials.server_context(),
-                    server_side=True,
-                    judge=self._credentials.judge,
-                    idle_poll_s=self._idle_poll_s,
-                )
+                stream = await self._secure(carrier, server_side=True)
         except SecurityError as error:
             refusal = str(error)
         except trio.BrokenResourceError as error:
             # A peer may change its mind: it leaves, or another connection was faster.
             refusal, level = str(error), logging.INFO
         finally:
-            handshakes.release()
+            self._handshakes.release()
             if stream is None:
-                sock.close()
+                carrier.close()
         if stream is None:
             _log.log(level, "refused a connection from %s: %s", remote, refusal)
         else:
             await handler(stream)
+
+    async def _secure(self, carrier: Carrier, *, server_side: bool) -> TlsStream:
+        credentials = self._credentials
+        context = credentials.server_context() if server_side else credentials.client_context()
+        stream = await handshake(carrier, context, server_side=server_side, judge=credentials.judge)
+        if isinstance(carrier, SocketCarrier):
+            carrier.poll_when_idle(self._idle_poll_s)
+        return stream
 
     async def look_up(self, address: Address) -> tuple[Address, ...]:
         with suppress(ValueError):
@@ -153,25 +165,22 @@ class TcpNetwork(Network):
         with _connecting(address):
             connected = await trio.open_tcp_stream(address.host, address.port)
         sock = socket.socket(fileno=connected.socket.detach())
+        return await self._dial_over(SocketCarrier(sock), address)
+
+    async def dial_over(self, carrier: Carrier) -> SecureStream:
+        return await self._dial_over(carrier, carrier.remote)
+
+    async def _dial_over(self, carrier: Carrier, remote: Address | Via) -> SecureStream:
         try:
-            return await handshake(
-                sock,
-                self._credentials.client_context(),
-                server_side=False,
-                judge=self._credentials.judge,
-                idle_poll_s=self._idle_poll_s,
-            )
+            return await self._secure(carrier, server_side=False)
         except SecurityError as error:
             somebody_else = isinstance(error, AnotherProtocol)
-            raise DialError(f"{address}: {error}", refused=somebody_else) from error
+            raise DialError(f"{remote}: {error}", refused=somebody_else) from error
         except trio.BrokenResourceError as error:
             # Something accepted it.  A reset here is the end of a connection like any other: the
             # path's doing, or a kernel's that cleans up after a process, and then the next dial
             # is refused.
-            raise DialError(f"{address}: {error}", refused=False) from error
-        except BaseException:
-            sock.close()
-            raise
+            raise DialError(f"{remote}: {error}", refused=False) from error
 
 
 @contextmanager

@@ -1,21 +1,21 @@
-"""TLS 1.3 over a non-blocking socket, driven by hand through an `ssl.SSLObject`.
+"""TLS 1.3 over a socket, or whatever else carries bytes, driven by hand through an `ssl.SSLObject`.
 
-Encrypted bytes pass between the socket and OpenSSL through two memory buffers (RFC 8446 says
+Encrypted bytes pass between the carrier and OpenSSL through two memory buffers (RFC 8446 says
 nothing of sockets, and neither does the `SSLObject`).  `trio.SSLStream` was refused: it allows
 no write without an `await`, takes locks and checkpoints on every operation, and costs 25 to 30 %
 of a small call's round trip.  Here a write encrypts and sends inline, and a read takes all that
-the socket has, decrypts it, and returns it as one.
+the carrier has, decrypts it, and returns it as one.
 
 The rules that follow:
 
 - `write_nowait` encrypts at once and in order, so ciphertext must leave in that order: what the
-  socket does not take stays in the outgoing buffer, whoever pushes next pushes from there, and
+  carrier does not take stays in the outgoing buffer, whoever pushes next pushes from there, and
   a cancelled `flush` loses nothing.
-- A read waits only when the socket is empty, and the last read already told when it is.  When
+- A read waits only when the carrier is empty, and the last read already told when it is.  When
   it did not have to wait it still lets other tasks run once, so that no peer's flood can starve
   the rest of the node.
-- The end of the TCP stream is the end of the stream, with or without TLS's own closing alert:
-  the frames above tell a truncated stream from a finished one.
+- The end of what the carrier brings is the end of the stream, with or without TLS's own closing
+  alert: the frames above tell a truncated stream from a finished one.
 - In TLS 1.3 the dialling side finishes its handshake before the other has judged its
   certificate.  A dial may thus succeed although the peer refuses us; the first read then
   raises `trio.BrokenResourceError` with the reason.
@@ -24,7 +24,6 @@ The rules that follow:
 from __future__ import annotations
 
 import re
-import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,54 +35,47 @@ from steinadler.errors import SecurityError
 from steinadler.identity import Address
 from steinadler.security.contexts import ALPN
 from steinadler.security.peer import PeerIdentity
-from steinadler.transport import idle_polling
+from steinadler.transport.carrier import Carrier, Via
 from steinadler.transport.network import SecureStream
 
-_RECEIVE_BYTES = 256 * 1024
 # The most plain text in one record (RFC 8446, section 5.1).
 _RECORD_BYTES = 16 * 1024
-# Encrypted bytes that the kernel may hold unsent.  Short, because what is written next, however
-# urgent, goes out behind them; and no loss to throughput, because bytes in flight do not count.
-_UNSENT_BYTES = 64 * 1024
 _TLS_HANDSHAKE = b"\x16"
 _TLS_ALERT = b"\x15"
 _HTTP = re.compile(rb"[A-Z]{3,10} \S|HTTP/")
 
 
 class _Ciphertext:
-    """The encrypted bytes between a socket and an `SSLObject`, both ways."""
+    """The encrypted bytes between a carrier and an `SSLObject`, both ways."""
 
-    __slots__ = ("_unsent", "incoming", "outgoing", "sock")
+    __slots__ = ("_unsent", "carrier", "incoming", "outgoing")
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+    def __init__(self, carrier: Carrier) -> None:
+        self.carrier = carrier
         self.incoming = ssl.MemoryBIO()
         self.outgoing = ssl.MemoryBIO()
         self._unsent = memoryview(b"")
 
     def push(self) -> bool:
-        """Send without waiting; True when nothing is left.  Raises the socket's `OSError`."""
+        """Send without waiting; True when nothing is left.  Raises the carrier's `OSError`."""
         while True:
             if not self._unsent:
                 if not self.outgoing.pending:
                     return True
                 self._unsent = memoryview(self.outgoing.read())
-            try:
-                sent = self.sock.send(self._unsent)
-            except BlockingIOError:
+            sent = self.carrier.send_nowait(self._unsent)
+            if not sent:
                 return False
             self._unsent = self._unsent[sent:]
 
     def pull(self) -> bytes | None:
         """Receive without waiting: None when nothing is there, `b""` at the end of the stream.
 
-        Raises the socket's `OSError`.
+        Raises the carrier's `OSError`.
         """
-        try:
-            data = self.sock.recv(_RECEIVE_BYTES)
-        except BlockingIOError:
-            return None
-        self.incoming.write(data)
+        data = self.carrier.receive_nowait()
+        if data is not None:
+            self.incoming.write(data)
         return data
 
 
@@ -101,17 +93,17 @@ class _State(Enum):
 
 
 class TlsStream(SecureStream):
-    """A `SecureStream` over TLS 1.3 on TCP; made by `handshake`."""
+    """A `SecureStream` over TLS 1.3; made by `handshake`."""
 
     def __init__(
-        self, ciphertext: _Ciphertext, tls: ssl.SSLObject, peer: PeerIdentity, remote: Address
+        self, ciphertext: _Ciphertext, tls: ssl.SSLObject, peer: PeerIdentity, remote: Address | Via
     ) -> None:
         self.peer = peer
         self.remote = remote
         self._ciphertext = ciphertext
         self._tls = tls
         self._state = _State.OPEN
-        # The last read took all that the socket had: asking it again now would be in vain.
+        # The last read took all that there was: asking again now would be in vain.
         self._emptied = False
         # The first thing that went wrong, in either direction.
         self._failure: OSError | None = None
@@ -132,7 +124,7 @@ class TlsStream(SecureStream):
             self._require_sendable()
             if self._push():
                 break
-            await trio.lowlevel.wait_writable(self._ciphertext.sock)
+            await self._ciphertext.carrier.wait_writable()
             waited = True
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -141,9 +133,9 @@ class TlsStream(SecureStream):
         await trio.lowlevel.checkpoint_if_cancelled()
         waited = self._emptied and self._state is _State.OPEN
         if waited:
-            await trio.lowlevel.wait_readable(self._ciphertext.sock)
+            await self._ciphertext.carrier.wait_readable()
         while (data := self._receive_nowait()) is None:
-            await trio.lowlevel.wait_readable(self._ciphertext.sock)
+            await self._ciphertext.carrier.wait_readable()
             waited = True
         if not waited:
             # Shielded: the data has left the socket, and must not be lost to a cancellation.
@@ -154,10 +146,7 @@ class TlsStream(SecureStream):
         if self._state is _State.CLOSED:
             return
         self._state = _State.CLOSED
-        idle_polling.unwatch(self._ciphertext.sock)
-        trio.lowlevel.notify_closing(self._ciphertext.sock)
-        with suppress(OSError):
-            self._ciphertext.sock.close()
+        self._ciphertext.carrier.close()
 
     def _require_sendable(self) -> None:
         if self._state is _State.CLOSED:
@@ -196,12 +185,12 @@ class TlsStream(SecureStream):
         except OSError as error:
             self._state = _State.BROKEN
             raise self._failed(error) from error
-        self._emptied = arrived is None or 0 < len(arrived) < _RECEIVE_BYTES
+        self._emptied = self._ciphertext.carrier.emptied
         if arrived is None:
             return None
         if arrived:
             return self._decrypt()
-        # A send that failed has swallowed the socket's error, and left what looks like an end.
+        # A send that failed has swallowed a socket's error, and left what looks like an end.
         if self._failure is not None:
             self._state = _State.BROKEN
             raise trio.BrokenResourceError(explain(self._failure)) from self._failure
@@ -234,20 +223,17 @@ class TlsStream(SecureStream):
 
 
 async def handshake(
-    sock: socket.socket,
+    carrier: Carrier,
     context: ssl.SSLContext,
     *,
     server_side: bool,
     judge: Callable[[bytes], PeerIdentity],
-    idle_poll_s: float = 0.0,
 ) -> TlsStream:
-    """Authenticate both sides of a connected TCP socket, and return the stream over it.
+    """Authenticate both sides of a connection, and return the stream over it.
 
-    Takes ownership of `sock` and makes it non-blocking; on any exception, cancellation
-    included, it is closed.  The stream's `peer` is what `judge` makes of the peer's certificate,
-    in DER, once its chain has been verified; it raises `SecurityError` when that may not connect.
-    Its `remote` is the address of the socket's far end.  The socket is then polled for up to
-    `idle_poll_s` at a time while nothing else runs (`idle_polling`).
+    Takes ownership of `carrier`: on any exception, cancellation included, it is closed.  The
+    stream's `peer` is what `judge` makes of the peer's certificate, in DER, once its chain has been
+    verified; it raises `SecurityError` when that may not connect.  Its `remote` is the carrier's.
 
     Waits without limit: the caller bounds it.  Raises `SecurityError` when the far end is not a
     peer of the cluster, with a text that says what it is instead (`AnotherProtocol` when it is
@@ -255,29 +241,20 @@ async def handshake(
     closed before the end.
     """
     try:
-        sock.setblocking(False)
-        ciphertext = _Ciphertext(sock)
+        ciphertext = _Ciphertext(carrier)
         tls = context.wrap_bio(ciphertext.incoming, ciphertext.outgoing, server_side=server_side)
         try:
-            # A connection that was reset meanwhile fails here in odd words; the exchange has the
-            # right ones.
-            with suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
             await _exchange(ciphertext, tls)
-            remote = address_of(sock.getpeername())
+            remote = carrier.remote
         except ssl.SSLError as error:
             with suppress(OSError):
                 ciphertext.push()  # the alert tells the peer why
             raise SecurityError(explain(error)) from error
         except OSError as error:
             raise trio.BrokenResourceError(explain(error)) from error
-        stream = TlsStream(ciphertext, tls, judge(_certificate(tls)), remote)
-        idle_polling.watch(sock, idle_poll_s)
-        return stream
+        return TlsStream(ciphertext, tls, judge(_certificate(tls)), remote)
     except BaseException:
-        sock.close()
+        carrier.close()
         raise
 
 
@@ -290,11 +267,11 @@ async def _exchange(ciphertext: _Ciphertext, tls: ssl.SSLObject) -> None:
         except ssl.SSLWantReadError:
             finished = False
         while not ciphertext.push():
-            await trio.lowlevel.wait_writable(ciphertext.sock)
+            await ciphertext.carrier.wait_writable()
         if finished:
             return
         while (data := ciphertext.pull()) is None:
-            await trio.lowlevel.wait_readable(ciphertext.sock)
+            await ciphertext.carrier.wait_readable()
         if not data:
             raise trio.BrokenResourceError("the connection was closed during the TLS handshake")
         if not heard and data[:1] not in (_TLS_HANDSHAKE, _TLS_ALERT):
@@ -313,13 +290,6 @@ def _certificate(tls: ssl.SSLObject) -> bytes:
     if der is None:
         raise SecurityError("no certificate shown")
     return der
-
-
-def address_of(sockaddr: tuple[object, ...]) -> Address:
-    """The address in a socket's own form; an IPv4 address mapped into IPv6 is itself again."""
-    host, port = str(sockaddr[0]), sockaddr[1]
-    assert isinstance(port, int)
-    return Address(host.removeprefix("::ffff:") if "." in host else host, port)
 
 
 def explain(error: OSError) -> str:

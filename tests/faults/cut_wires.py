@@ -31,6 +31,7 @@ from steinadler import Address, Config, Node
 from steinadler.discovery import Seeds
 from steinadler.identity import NODE, NodeId
 from steinadler.security.home import open_home
+from steinadler.transport.carrier import Carrier
 from steinadler.transport.network import Network, SecureStream
 from steinadler.transport.tcp import TcpNetwork
 
@@ -239,6 +240,16 @@ class CutNetwork(Network):
     async def dial(self, address: Address) -> SecureStream:
         """See `Network.dial`."""
         return await self._inside.dial(self._ways.way(self.identity.name, address).entrance)
+
+    async def dial_over(self, carrier: Carrier) -> SecureStream:
+        """See `Network.dial_over`."""
+        return await self._inside.dial_over(carrier)
+
+    async def welcome(
+        self, carrier: Carrier, handler: Callable[[SecureStream], Awaitable[None]]
+    ) -> None:
+        """See `Network.welcome`."""
+        await self._inside.welcome(carrier, handler)
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from steinadler.errors import SecurityError
 from steinadler.identity import NODE
 from steinadler.security import Authority, IssuedCredentials, PeerIdentity, SpiffePattern
 from steinadler.transport.network import SecureStream
+from steinadler.transport.carrier import SocketCarrier
 from steinadler.transport.tls import AnotherProtocol, handshake
 
 CLUSTER = "0123456789abcdef" * 2
@@ -47,7 +48,7 @@ async def outcome_on_the_server(client: ssl.SSLContext, server: ssl.SSLContext) 
                     shake,
                     side,
                     lambda sock=sock, context=context, side=side: handshake(
-                        sock, context, server_side=side == "server", judge=JUDGE
+                        SocketCarrier(sock), context, server_side=side == "server", judge=JUDGE
                     ),
                 )
     assert near.fileno() == far.fileno() == -1
@@ -122,5 +123,5 @@ async def test_a_connection_that_ends_early_is_no_security_matter(bob: ssl.SSLCo
     near, far = connected_sockets()
     near.close()
     with trio.fail_after(10), pytest.raises(trio.BrokenResourceError, match="closed during"):
-        await handshake(far, bob, server_side=True, judge=JUDGE)
+        await handshake(SocketCarrier(far), bob, server_side=True, judge=JUDGE)
     assert far.fileno() == -1

@@ -15,7 +15,8 @@ from conformance import PROMISES, PairFactory, Promise, receive_exactly
 from machines import Machine, connected_sockets
 
 from steinadler.security import Credentials
-from steinadler.transport.tls import TlsStream, address_of, handshake
+from steinadler.transport.carrier import SocketCarrier, address_of
+from steinadler.transport.tls import TlsStream, handshake
 
 # Header, content type and authentication tag (RFC 8446, section 5.2).
 _RECORD_OVERHEAD = 5 + 1 + 16
@@ -30,7 +31,7 @@ async def tls_pair(
 
     async def shake(sock: socket.socket, context: ssl.SSLContext, server_side: bool) -> None:
         streams[server_side] = await handshake(
-            sock, context, server_side=server_side, judge=client.judge
+            SocketCarrier(sock), context, server_side=server_side, judge=client.judge
         )
 
     with trio.fail_after(20):
@@ -69,11 +70,11 @@ async def test_bytes_are_encrypted_and_not_delayed(make_pair: PairFactory) -> No
     """X1, and Nagle's algorithm is off on both sides."""
     async with make_pair() as (alice, bob):
         for stream in (alice, bob):
-            sock = stream._ciphertext.sock
+            sock = stream._ciphertext.carrier.sock
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         secret = b"nobody but bob may read this"
         assert alice.write_nowait(secret)
-        raw = bob._ciphertext.sock
+        raw = bob._ciphertext.carrier.sock
         await trio.lowlevel.wait_readable(raw)
         assert secret not in raw.recv(10_000, socket.MSG_PEEK)
         assert await bob.receive_some() == secret
@@ -89,7 +90,9 @@ async def test_what_follows_the_handshake_at_once_is_not_forgotten(machine: Mach
         received: list[bytes] = []
 
         async def serve() -> None:
-            stream = await handshake(far, bob.server_context(), server_side=True, judge=bob.judge)
+            stream = await handshake(
+                SocketCarrier(far), bob.server_context(), server_side=True, judge=bob.judge
+            )
             received.append(await stream.receive_some())
             stream.close_nowait()
 
@@ -118,7 +121,7 @@ async def test_one_read_takes_all_that_is_at_hand(make_pair: PairFactory) -> Non
     async with make_pair() as (alice, bob):
         for _ in range(100):
             assert alice.write_nowait(b"0123456789")
-        raw, on_the_wire = bob._ciphertext.sock, 100 * (10 + _RECORD_OVERHEAD)
+        raw, on_the_wire = bob._ciphertext.carrier.sock, 100 * (10 + _RECORD_OVERHEAD)
         while len(raw.recv(2 * on_the_wire, socket.MSG_PEEK)) < on_the_wire:
             await trio.lowlevel.checkpoint()
         assert await bob.receive_some() == b"0123456789" * 100
@@ -134,7 +137,7 @@ async def test_both_kinds_of_end_are_the_end(make_pair: PairFactory, alert_first
                 alice._tls.unwrap()
             assert alice._push()
         else:
-            alice._ciphertext.sock.shutdown(socket.SHUT_WR)
+            alice._ciphertext.carrier.sock.shutdown(socket.SHUT_WR)
         assert await receive_exactly(bob, 3) == b"bye"
         assert await bob.receive_some() == b""
         assert await bob.receive_some() == b""
@@ -146,7 +149,7 @@ async def test_a_forged_record_breaks_the_stream_after_what_was_authentic(
     """X4: bytes that were not encrypted by the peer end the connection, and stay its end."""
     async with make_pair() as (alice, bob):
         assert alice.write_nowait(b"authentic")
-        alice._ciphertext.sock.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        alice._ciphertext.carrier.sock.send(b"\x17\x03\x03\x00\x20" + bytes(32))
         assert await receive_exactly(bob, 9) == b"authentic"
         for _ in range(2):
             with pytest.raises(trio.BrokenResourceError, match="TLS failed"):
@@ -159,9 +162,9 @@ async def test_a_reset_is_not_an_end(make_pair: PairFactory) -> None:
     """A connection that failed raises, also after the write that noticed it first."""
     async with make_pair() as (alice, bob):
         linger = struct.pack("ii", 1, 0)
-        alice._ciphertext.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        alice._ciphertext.carrier.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         alice.close_nowait()
-        await trio.lowlevel.wait_readable(bob._ciphertext.sock)
+        await trio.lowlevel.wait_readable(bob._ciphertext.carrier.sock)
         with pytest.raises(trio.BrokenResourceError):
             bob.write_nowait(b"x")
         for _ in range(2):
@@ -177,7 +180,7 @@ async def test_a_cancelled_handshake_closes_its_socket(machine: Machine) -> None
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(
                     lambda: handshake(
-                        near,
+                        SocketCarrier(near),
                         alice.client_context(),
                         server_side=False,
                         judge=alice.judge,
