@@ -19,7 +19,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ import click
 import trio
 
 from steinadler.cli.node import patience_with_others
-from steinadler.cli.options import LABEL, NODE_NAME, Where, as_json, joining
+from steinadler.cli.options import LABEL, NODE_NAME, At, Where, as_json, joining, listening_at
 from steinadler.cli.places import Place, dial, listening, parse_place, place_of
 from steinadler.cli.relaying import Relay, Route
 from steinadler.cli.running import exit_for, run
@@ -99,8 +99,7 @@ def _carrying(command: Callable[..., None]) -> Callable[..., None]:
             help="Open at once, for each service; further ones wait.  [default: 1000]",
         ),
         click.option("--label", "labels", type=LABEL, multiple=True, metavar="KEY=VALUE"),
-        click.option("--port", type=click.IntRange(0, 65535), default=0, help="For other nodes."),
-        click.option("--host", help="The interface for other nodes.  [default: all]"),
+        listening_at,
         click.option("--name", type=NODE_NAME, help="The node's name.  [default: one made up]"),
     ):
         command = option(command)
@@ -195,8 +194,7 @@ class _Life:
         command: str,
         *,
         name: str | None,
-        host: str | None,
-        port: int,
+        at: At,
         labels: tuple[tuple[str, str], ...],
         where: Where,
         drain_s: float,
@@ -205,7 +203,7 @@ class _Life:
     ) -> None:
         self._name = name or f"{command}-{secrets.token_hex(4)}"
         self._where = where
-        self._node_options: dict[str, Any] = {"host": host, "port": port, "labels": dict(labels)}
+        self._node_options: dict[str, Any] = {**asdict(at), "labels": dict(labels)}
         self._drain_s = drain_s
         self._max_connections = max_connections
         self._as_json = as_json

@@ -19,7 +19,17 @@ from typing import Any, assert_never
 import click
 import trio
 
-from steinadler.cli.options import APP, LABEL, NODE_NAME, Where, as_json, in_minority, joining
+from steinadler.cli.options import (
+    APP,
+    LABEL,
+    NODE_NAME,
+    At,
+    Where,
+    as_json,
+    in_minority,
+    joining,
+    listening_at,
+)
 from steinadler.cli.output import print_json
 from steinadler.cli.running import run
 from steinadler.config import Config, Minority
@@ -44,14 +54,12 @@ from steinadler.security.home import DEFAULT_CLUSTER
 
 # How long seeds are given to bring a member, who may know of another node of this name.
 _SEEDS_S = 1.0
+_DIALS_OUT = "and only dials out"
 
 
 @click.command()
 @click.argument("name", type=NODE_NAME)
-@click.option("--host", help="The interface to listen on.  [default: all]")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="0, the default, is any free port."
-)
+@listening_at
 @click.option(
     "--label",
     "labels",
@@ -80,8 +88,7 @@ _SEEDS_S = 1.0
 @as_json
 def node(
     name: str,
-    host: str | None,
-    port: int,
+    at: At,
     labels: tuple[tuple[str, str], ...],
     apps: tuple[tuple[str, ProcessFunction | type[Entity]], ...],
     store: str | None,
@@ -99,8 +106,9 @@ def node(
         patience_s = await patience_with_others(name, where)
         async with open_node(
             name,
-            host=host,
-            port=port,
+            host=at.host,
+            port=at.port,
+            listen=at.listen,
             seeds=where.seeds,
             sources=where.sources,
             mdns=where.mdns,
@@ -196,9 +204,10 @@ def _tell(event: dict[str, Any], as_json: bool) -> None:
         return
     match event:
         case {"event": "ready", "name": name, "addresses": addresses, "cluster": cluster}:
-            text = f"{name} is ready in cluster {cluster!r}, at {', '.join(addresses)}"
+            where = f"at {', '.join(addresses)}" if addresses else _DIALS_OUT
+            text = f"{name} is ready in cluster {cluster!r}, {where}"
         case {"event": "up", "name": name, "address": address}:
-            text = f"{name} is up, at {address}"
+            text = f"{name} is up, {f'at {address}' if address else _DIALS_OUT}"
         case {"event": "down", "name": name, "reason": reason}:
             text = f"{name} is down: {reason}"
         case {"event": "members_lost", "names": names, "minority": minority}:

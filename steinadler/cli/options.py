@@ -237,6 +237,46 @@ def joining(command: Callable[..., None], *, log_level: str = "warning") -> Call
     return joined
 
 
+@dataclass(frozen=True, slots=True)
+class At:
+    """Where a node listens for others, if it does."""
+
+    host: str | None
+    port: int
+    listen: bool
+
+
+def listening_at(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every command that runs a member; it gets them as `at`."""
+
+    @wraps(command)
+    def with_at(*args: Any, host: str | None, port: int, listen: bool, **others: Any) -> None:
+        if not listen and (host is not None or port):
+            raise click.UsageError("--no-listen and --host or --port contradict each other")
+        command(*args, at=At(host, port, listen), **others)
+
+    member: Callable[..., None] = with_at
+    for option in (
+        click.option(
+            "--no-listen",
+            "listen",
+            is_flag=True,
+            flag_value=False,
+            default=True,
+            help="Only dial: for a node behind NAT or a firewall.  It needs a seed or mDNS.",
+        ),
+        click.option(
+            "--port",
+            type=click.IntRange(0, 65535),
+            default=0,
+            help="For other nodes; 0, the default, is any that is free.",
+        ),
+        click.option("--host", help="The interface for other nodes.  [default: all]"),
+    ):
+        member = option(member)
+    return member
+
+
 def in_minority(command: _Command) -> _Command:
     """`--in-minority`, of the commands whose node may hold names: a `Minority`."""
     return click.option(

@@ -20,7 +20,16 @@ import click
 import trio
 
 from steinadler.cli.node import patience_with_others
-from steinadler.cli.options import LABEL, NODE_NAME, Where, as_json, in_minority, joining
+from steinadler.cli.options import (
+    LABEL,
+    NODE_NAME,
+    At,
+    Where,
+    as_json,
+    in_minority,
+    joining,
+    listening_at,
+)
 from steinadler.cli.output import print_json
 from steinadler.cli.running import Failed, run
 from steinadler.config import Config, EntitySettings, Minority
@@ -95,8 +104,7 @@ _SECONDS = click.FloatRange(0.001, 86400)
     metavar="SECONDS",
     help="How long turns may take to end when the sidecar leaves.  [default: 10]",
 )
-@click.option("--host", help="The interface for other nodes.  [default: all]")
-@click.option("--port", type=_PORT, default=0, help="The port for other nodes; 0 is any.")
+@listening_at
 @click.option("--label", "labels", type=LABEL, multiple=True, metavar="KEY=VALUE", help="As node.")
 @in_minority
 @joining
@@ -114,8 +122,7 @@ def sidecar(
     call_timeout_s: float,
     turn_timeout_s: float,
     drain_s: float,
-    host: str | None,
-    port: int,
+    at: At,
     labels: tuple[tuple[str, str], ...],
     in_minority: Minority,
     where: Where,
@@ -159,8 +166,9 @@ def sidecar(
         async with (
             open_node(
                 chosen,
-                host=host,
-                port=port,
+                host=at.host,
+                port=at.port,
+                listen=at.listen,
                 seeds=where.seeds,
                 sources=where.sources,
                 mdns=where.mdns,

@@ -92,8 +92,9 @@ class ConnectionStatistics:
 
     `connected` False: it broke, or was not made yet, and is dialled.  `connected_s` is the age in
     seconds of the present connection, `remote` its far end (of a peer that dialled, not the port
-    at which it listens; `Via(relay)` when another member carries it); both None without one.  `resumptions` is how often a connection of this
-    session was replaced by another.  `observer`: the peer is no member.
+    at which it listens; `Via(relay)` when another member carries it); both None without one.
+    `resumptions` is how often a connection of this session was replaced by another.  `observer`:
+    the peer is no member.
 
     Counted since the session began: bytes and messages both ways, and `bytes_retransmitted`
     after resumptions, which are in `bytes_sent` too.

@@ -31,6 +31,7 @@ _NODE_LEVELS = {
     "messages_queued",
     "calls_waiting",
     "calls_owed",
+    "relayed",
 }
 _LINK_LEVELS = ("connected", "messages_queued", "bytes_queued", "bytes_unacknowledged")
 _LINK_COUNTERS = (

@@ -30,6 +30,25 @@ async def test_nodes_tell_who_joins_and_who_leaves(steinadler: Steinadler) -> No
             assert await alice.next_event() == {"event": "left", "name": "alice"}
 
 
+async def test_a_node_that_only_dials_out_is_called_through_another(
+    steinadler: Steinadler,
+) -> None:
+    async with steinadler.node("alice") as alice:
+        words = ("node", "carol", "--no-listen", "--no-mdns", "--json")
+        carol = await steinadler.open(*words, stdout=subprocess.PIPE)
+        try:
+            with trio.fail_after(10):
+                up = await alice.next_event()
+                assert (up["name"], up["address"]) == ("carol", None)
+            assert (await steinadler.ask("call", "$echo@carol", "7")).stdout == "7\n"
+        finally:
+            carol.kill()
+            with trio.CancelScope(shield=True):
+                await carol.wait()
+                assert carol.stdout is not None
+                await carol.stdout.aclose()
+
+
 @pytest.mark.slow
 async def test_observers_look_at_a_cluster_and_drive_it(steinadler: Steinadler) -> None:
     async with (

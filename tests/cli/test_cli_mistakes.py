@@ -40,6 +40,7 @@ from steinadler.wire.as_json import to_json
         (("top", "a", "b"), ["unexpected extra argument"]),
         (("node", "a", "--label", "gpu"), ["'gpu' is not a label"]),
         (("node", "a", "--port", "70000"), ["--port"]),
+        (("node", "a", "--no-listen", "--port", "4370"), ["--no-listen", "contradict"]),
         (("node", "a", "--app", "json"), ["is not MODULE:FUNCTION"]),
         (("node", "a", "--app", "no_such_module:f"), ["'no_such_module' cannot be imported"]),
         (("node", "a", "--app", "json:nothing"), ["has nothing called 'nothing'"]),

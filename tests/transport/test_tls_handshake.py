@@ -17,8 +17,8 @@ from machines import connected_sockets
 from steinadler.errors import SecurityError
 from steinadler.identity import NODE
 from steinadler.security import Authority, IssuedCredentials, PeerIdentity, SpiffePattern
-from steinadler.transport.network import SecureStream
 from steinadler.transport.carrier import SocketCarrier
+from steinadler.transport.network import SecureStream
 from steinadler.transport.tls import AnotherProtocol, handshake
 
 CLUSTER = "0123456789abcdef" * 2
