@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import random
 from contextlib import nullcontext
+from typing import Generic, TypeVar
 
 import trio
 
@@ -46,15 +47,34 @@ from steinadler.transport.dialling import Dialler, DialOutcome, Relays
 from steinadler.transport.handshake import Handshakes, Phase
 from steinadler.transport.link import Link
 from steinadler.transport.network import Network, SecureStream
-from steinadler.transport.peer import Peer
+from steinadler.transport.peer import NO_CONNECTION, Latest, Peer
 from steinadler.wire.handshake import MAX_ADDRESSES, SessionOffer
 
 # Proposed addresses that are dialled at once; what is proposed beyond, discovery proposes again.
 MAX_PROPOSED = 16
 # Looks at each connection in `link_idle_s`.
 _LOOKS = 4
-# Lives with which a session ended here that are remembered, in case they come back.
+# Names with whose lives a session ended here that are remembered, in case they come back.
 MAX_ENDED = 16_384
+
+
+_T = TypeVar("_T")
+
+
+class Remembered(Generic[_T]):
+    """Something about each of the last MAX_ENDED names that it was put here for."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, _T] = {}
+
+    def put(self, name: str, what: _T) -> None:
+        self._by_name.pop(name, None)  # to stand last
+        self._by_name[name] = what
+        if len(self._by_name) > MAX_ENDED:
+            del self._by_name[next(iter(self._by_name))]
+
+    def pop(self, name: str) -> _T | None:
+        return self._by_name.pop(name, None)
 
 
 class Connections:
@@ -87,7 +107,9 @@ class Connections:
         self._proposed: set[Address] = set()  # that are being dialled
         self._dials_on_demand = trio.Semaphore(config.dial.max_handshakes)
         # The lives whose session this end gave up, in a life that they may go on with.
-        self._given_up: dict[str, NodeId] = {}
+        self._given_up = Remembered[NodeId]()
+        # The latest connections to those of whom there is no other record any more.
+        self._latest = Remembered[Latest]()
         self._nursery: trio.Nursery | None = None
 
     # -- owner's side -------------------------------------------------------------------------
@@ -182,7 +204,7 @@ class Connections:
         Its end may have gone on with the session that ended here, and hold monitors that nobody
         here knows of.  So it is connected once, which tells it (D1).
         """
-        if self._given_up.pop(node.name, None) == node:
+        if self._given_up.pop(node.name) == node:
             self.link_to_member(node, addresses).ask_for_connection()
 
     def end(self, node: NodeId, reason: str) -> None:
@@ -190,7 +212,7 @@ class Connections:
         peer = self._peers.get(node.name)
         if peer is not None and peer.link is not None and peer.link.node == node:
             if peer.link.peer_token and not peer.link.to_observer:
-                self._remember_given_up(node)
+                self._given_up.put(node.name, node)
             peer.end(reason)
             self._forget_unused(node.name)
 
@@ -246,8 +268,10 @@ class Connections:
     def _peer(self, name: str) -> Peer:
         peer = self._peers.get(name)
         if peer is None:
-            peer = Peer(name, self._config.wire, self._rng, self._delegate, self._dial_if_wanted)
-            self._peers[name] = peer
+            latest = self._latest.pop(name) or NO_CONNECTION
+            peer = self._peers[name] = Peer(
+                name, self._config.wire, self._rng, self._delegate, self._dial_if_wanted, latest
+            )
         return peer
 
     def _forget_unused(self, name: str) -> None:
@@ -255,19 +279,15 @@ class Connections:
         peer = self._peers.get(name)
         if peer is not None and peer.unused:
             del self._peers[name]
-
-    def _remember_given_up(self, node: NodeId) -> None:
-        self._given_up.pop(node.name, None)  # to stand last
-        self._given_up[node.name] = node
-        if len(self._given_up) > MAX_ENDED:
-            del self._given_up[next(iter(self._given_up))]
+            if peer.latest.highest:
+                self._latest.put(name, peer.latest)
 
     def _start_carrying(self, peer: Peer, link: Link, stream: SecureStream, rest: bytes) -> None:
         assert self._nursery is not None
         self._nursery.start_soon(self._carry, peer, link, stream, rest)
 
     async def _carry(self, peer: Peer, link: Link, stream: SecureStream, rest: bytes) -> None:
-        self._given_up.pop(peer.name, None)  # the handshake has told it
+        self._given_up.pop(peer.name)  # the handshake has told it
         await peer.carry(link, stream, rest)
         self._forget_unused(peer.name)
 

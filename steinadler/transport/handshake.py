@@ -28,10 +28,9 @@ from steinadler.identity import Address, NodeId
 from steinadler.transport.delegate import Delegate
 from steinadler.transport.link import Link
 from steinadler.transport.network import DialError, PeerIdentity, SecureStream
-from steinadler.transport.peer import Dial, Peer
+from steinadler.transport.peer import Peer
 from steinadler.wire.frames import MAX_FRAME_BYTES, Frame, FrameType, split_frame
 from steinadler.wire.handshake import (
-    ConnectionRank,
     Hello,
     Reject,
     RejectReason,
@@ -160,7 +159,7 @@ class Handshakes:
         None when it broke, or the peer broke a rule, which costs it the session.
         """
         if peer.dial is not None:
-            peer.dial.scope.cancel()  # this connection is the one to keep
+            peer.dial.cancel()  # this connection is the one to keep
         link, last_received = peer.settle(hello, peer.take_token())
         try:
             # The reply tells what has arrived so far, so it is made before anything new can.
@@ -203,11 +202,11 @@ class Handshakes:
         `trio.BrokenResourceError`.  The stream is the caller's to close.
         """
         link, offered = peer.link, peer.link_to_offer()
-        rank = ConnectionRank(offered.rank.number + 1, self._node.name)
+        number = peer.next_number(self._node.name)
         with trio.move_on_after(self._settings.handshake_timeout_s) as scope:
-            peer.dial = Dial(rank, scope)
+            peer.dial = scope
             try:
-                stream.write_nowait(self.hello(offered.offer(rank.number)))
+                stream.write_nowait(self.hello(offered.offer(number)))
                 await stream.flush()
                 frame, rest = await _first_frame(stream)
             finally:
@@ -218,9 +217,7 @@ class Handshakes:
             reject = decode_reject(frame.payload)
             if reject.reason is not RejectReason.SUPERSEDED:
                 return reject
-            # Our next dial must count as a newer connection than the one they hold on to.
-            number = max(offered.rank.number, reject.connection_number)
-            offered.rank = ConnectionRank(number, offered.rank.dialler)
+            peer.outnumbered(reject.connection_number)
             return None
         hello = _hello_in(frame)
         refusal = self._judge(hello, stream)

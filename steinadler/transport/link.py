@@ -27,7 +27,7 @@ from steinadler.errors import RemoteProtocolError
 from steinadler.identity import OBSERVER, NodeId
 from steinadler.transport.network import SecureStream
 from steinadler.wire.channels import Target
-from steinadler.wire.handshake import ConnectionRank, SessionOffer
+from steinadler.wire.handshake import SessionOffer
 from steinadler.wire.session import Arrived, Event, Granted, PeerLimits, Session
 
 # In a burst, the items that the first write waits for, and the most that any does.
@@ -67,7 +67,6 @@ class Link:
         self.state = LinkState.WAITING
         self.end_reason = ""
         self.session = Session(settings)
-        self.rank = ConnectionRank(0, "")  # of the latest connection
         self.changed = trio.Event()  # set and replaced at each change of state
         self._settings = settings
         self._handler = handler
@@ -152,9 +151,7 @@ class Link:
         if self._scope is not None:
             self._scope.cancel()
 
-    def attach(
-        self, stream: SecureStream, rank: ConnectionRank, limits: PeerLimits, last_received: int
-    ) -> None:
+    def attach(self, stream: SecureStream, limits: PeerLimits, last_received: int) -> None:
         """Carry the session on over `stream`, from what the peer last received; an older
         connection is dropped.
 
@@ -162,7 +159,6 @@ class Link:
         """
         self.drop_connection()
         self.session.connected(limits, last_received)
-        self.rank = rank
         self._stream = stream
         self.wants_flush = self._asked_for = False
         self._unsent = True

@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -35,6 +35,7 @@ from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import SecureStream
 from steinadler.wire.handshake import (
     MAX_ADDRESSES,
+    MAX_CONNECTION_NUMBER,
     ConnectionRank,
     Hello,
     Reject,
@@ -45,19 +46,28 @@ logger = logging.getLogger("steinadler.transport")
 
 
 @dataclass(frozen=True, slots=True)
-class Dial:
-    """A Hello of ours that waits for its answer, and the way to give it up."""
+class Latest:
+    """The latest connection that was dialled, by either end, as far as this one knows.
+
+    `life` is the life of the peer that it is to; None while that has not answered, if it ever will.
+    `highest` is the highest connection number heard of.
+    """
 
     rank: ConnectionRank
-    scope: trio.CancelScope
+    life: NodeId | None
+    highest: int
+
+
+NO_CONNECTION = Latest(ConnectionRank(0, ""), None, 0)
 
 
 class Peer:
     """What is known of one peer name.  Made, kept and forgotten by `Connections`.
 
-    `link` is the present session, `dial` the handshake that this node began, `dialler` the scope
-    of the task that dials, while there is one; a life that is a `neighbour` is kept connected.
-    `on_wanted` is told when the peer may lack a connection.
+    `link` is the present session, `dial` the scope of the handshake that this node began, `dialler`
+    that of the task that dials, while there is one; a life that is a `neighbour` is kept connected.
+    `on_wanted` is told when the peer may lack a connection; `latest` is what a former record of
+    the name knew.
     """
 
     def __init__(
@@ -67,10 +77,12 @@ class Peer:
         rng: random.Random,
         delegate: Delegate,
         on_wanted: Callable[[Peer], None],
+        latest: Latest = NO_CONNECTION,
     ) -> None:
         self.name = name
+        self.latest = latest
         self.link: Link | None = None
-        self.dial: Dial | None = None
+        self.dial: trio.CancelScope | None = None
         self.dialler: trio.CancelScope | None = None
         self.neighbour = False
         self.addresses: tuple[Address, ...] = ()
@@ -157,16 +169,23 @@ class Peer:
         return addresses
 
     def outranking(self, hello: Hello) -> Reject | None:
-        """The refusal of this Hello, when another connection to the same life is to be kept."""
-        rank = ConnectionRank(hello.session.connection_number, hello.node.name)
-        rivals = [self.dial.rank] if self.dial is not None else []
-        link = self.link
-        if link is not None and link.node == hello.node and link.connected:
-            rivals.append(link.rank)
-        for rival in rivals:
-            if not rank.beats(rival):
-                return Reject(RejectReason.SUPERSEDED, "another connection is kept", rival.number)
-        return None
+        """The refusal of this Hello, when another connection to the same life was dialled since,
+        or is to be kept."""
+        rank, rival = _rank_of(hello, hello.node.name), self.latest.rank
+        if self.latest.life not in (None, hello.node) or rank.beats(rival):
+            return None
+        return Reject(RejectReason.SUPERSEDED, "another connection is kept", rival.number)
+
+    def next_number(self, dialler: str) -> int:
+        """The number of a dial that this node, `dialler`, begins: used from now on."""
+        # Unless the peer said so, nobody gets there; and then nobody else is harmed.
+        number = min(self.latest.highest + 1, MAX_CONNECTION_NUMBER)
+        self.latest = Latest(ConnectionRank(number, dialler), None, number)
+        return number
+
+    def outnumbered(self, number: int) -> None:
+        """Our next dial must count as newer than the connection that the peer holds on to."""
+        self.latest = replace(self.latest, highest=max(self.latest.highest, number))
 
     # -- sessions -----------------------------------------------------------------------------
 
@@ -250,9 +269,10 @@ class Peer:
         Raises `RemoteProtocolError`, and the session is lost, when the peer claims to have
         received what was never sent.
         """
-        rank = ConnectionRank(hello.session.connection_number, dialler)
+        rank = _rank_of(hello, dialler)
+        self.latest = Latest(rank, link.node, max(self.latest.highest, rank.number))
         try:
-            link.attach(stream, rank, hello.limits, last_received)
+            link.attach(stream, hello.limits, last_received)
         except RemoteProtocolError as error:
             self._lose_session(link, f"protocol error: {error}")
             raise
@@ -316,6 +336,8 @@ class Peer:
         link, self.link = self.link, None
         if link is not None:
             self._found_at.clear()
+            if link.to_observer:
+                self.latest = NO_CONNECTION
             link.end(reason)
             self._delegate.link_ended(link, reason)
 
@@ -330,3 +352,7 @@ class Peer:
     def _connection_wanted(self, link: Link) -> None:
         if link is self.link:
             self._on_wanted(self)
+
+
+def _rank_of(hello: Hello, dialler: str) -> ConnectionRank:
+    return ConnectionRank(hello.session.connection_number, dialler)

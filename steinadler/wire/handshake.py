@@ -11,12 +11,17 @@ the last frame number that arrived.  When both ends remember both tokens the ses
 from there; otherwise both begin a new one, and whoever still held an old one treats the peer as
 having been down in between (D3, M4).
 
-**Two connections between the same two nodes.**  Every connection of a session has a number, one
-more than the highest that its dialler has seen there.  The higher number wins; between equal
-numbers, the one dialled by the node whose name sorts first; the same dialler's newer attempt
-replaces its older one.  So of two simultaneous dials both ends keep the same one, and a dial
-that follows a break always replaces what broke, even if the other end has not noticed the break
-yet.  Deciding by "whoever was first" was refused: the two ends see different firsts.
+**Two connections between the same two nodes.**  Every dial has a number, one more than the highest
+that its dialler has seen or used there, so none is used twice.  The higher number wins; between
+equal numbers, the one dialled by the node whose name sorts first.  So of two simultaneous dials
+both ends keep the same one, and a dial that follows a break always replaces what broke, even if the
+other end has not noticed the break yet.  Deciding by "whoever was first" was refused: the two ends
+see different firsts.
+
+A dialler may give up before its Hello has arrived, and the Hello arrives all the same, any time
+later: it lies in a buffer, or behind a cut.  What it says of the session may be out of date then.
+So an end lets nobody in whose number does not win against that of the latest connection, though
+that has broken, and against that of its own latest dial, though it gave that up.
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ MAX_LABEL_LENGTH = 255
 MAX_LABEL_VALUE_LENGTH = 2048
 MAX_ADDRESSES = 32
 MAX_DETAIL_LENGTH = 1024
+MAX_CONNECTION_NUMBER = 2**64 - 1
 
 
 class RejectReason(StrEnum):
@@ -97,10 +103,10 @@ class ConnectionRank:
     dialler: str
 
     def beats(self, other: ConnectionRank) -> bool:
-        """True when this connection, the newer of the two to be looked at, is to be kept."""
+        """True when this connection is to be kept, and not the other."""
         if self.number != other.number:
             return self.number > other.number
-        return self.dialler <= other.dialler
+        return self.dialler < other.dialler
 
 
 def encode_hello(hello: Hello) -> bytes:

@@ -13,7 +13,6 @@ from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import PeerIdentity, SecureStream
 from steinadler.wire.channels import ToName
 from steinadler.wire.frames import FrameType
-from steinadler.wire.handshake import ConnectionRank
 from steinadler.wire.session import Arrived, Event, PeerLimits, Session
 
 SETTINGS = WireSettings()
@@ -79,16 +78,16 @@ class FarEnd:
         self.session.enqueue(self.session.channel(ToName("x")), FrameType.MESSAGES, body)
         return self.session.data_to_send()
 
-    def attach(self, number: int) -> Pipe:
+    def attach(self) -> Pipe:
         pipe = Pipe()
-        self.link.attach(pipe, ConnectionRank(number, "bob"), LIMITS, 0)
+        self.link.attach(pipe, LIMITS, 0)
         return pipe
 
 
 async def test_bytes_of_a_connection_that_was_replaced_are_left_to_the_new_one_m2() -> None:
     """The peer sends again from where the new handshake says; reading both would be twice."""
     far = FarEnd()
-    first = far.attach(1)
+    first = far.attach()
     data = far.message(b"once")
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
@@ -96,7 +95,7 @@ async def test_bytes_of_a_connection_that_was_replaced_are_left_to_the_new_one_m
             first.let_go = trio.Event()
             first.say(data)
             await first.in_hand.wait()
-            second = far.attach(2)  # while the reader of the first has the bytes in hand
+            second = far.attach()  # while the reader of the first has the bytes in hand
             first.let_go.set()
             nursery.start_soon(far.link.run, second, b"")
             await trio.testing.wait_all_tasks_blocked()
@@ -111,7 +110,7 @@ async def test_bytes_of_a_connection_that_was_replaced_are_left_to_the_new_one_m
 
 async def test_what_a_broken_connection_did_not_deliver_goes_out_on_the_next_m3() -> None:
     far = FarEnd()
-    first = far.attach(1)
+    first = far.attach()
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(far.link.run, first, b"")
@@ -125,7 +124,7 @@ async def test_what_a_broken_connection_did_not_deliver_goes_out_on_the_next_m3(
             first.say(b"")
             await trio.testing.wait_all_tasks_blocked()
             assert far.link.state is LinkState.WAITING
-            second = far.attach(2)
+            second = far.attach()
             nursery.start_soon(far.link.run, second, b"")
             await trio.testing.wait_all_tasks_blocked()
             assert second.written == lost
@@ -134,7 +133,7 @@ async def test_what_a_broken_connection_did_not_deliver_goes_out_on_the_next_m3(
 
 async def test_a_rule_broken_by_the_peer_is_raised_and_closes_the_connection_x4() -> None:
     far = FarEnd()
-    pipe = far.attach(1)
+    pipe = far.attach()
     with trio.fail_after(5), pytest.raises(RemoteProtocolError):
         await far.link.run(pipe, b"\xff" * 64)
     assert pipe.closed

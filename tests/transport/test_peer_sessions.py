@@ -14,7 +14,13 @@ from steinadler.transport.handshake import Handshakes
 from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import PeerIdentity, SecureStream
 from steinadler.transport.peer import Peer
-from steinadler.wire.handshake import Hello, Reject, SessionOffer
+from steinadler.wire.handshake import (
+    MAX_CONNECTION_NUMBER,
+    Hello,
+    Reject,
+    RejectReason,
+    SessionOffer,
+)
 from steinadler.wire.session import Event, PeerLimits
 
 BOB = NodeId("bob", 1)
@@ -86,10 +92,17 @@ def peer(notes: Notes) -> Peer:
     return Peer("bob", WireSettings(), random.Random(1), notes, notes.wanted.append)
 
 
-def hello(node: NodeId = BOB, *, role: str = NODE, token: int = 7, last_received: int = 0) -> Hello:
+def hello(
+    node: NodeId = BOB,
+    *,
+    role: str = NODE,
+    token: int = 7,
+    last_received: int = 0,
+    number: int = 1,
+) -> Hello:
     wire = WireSettings()
     limits = PeerLimits(wire.window_bytes, wire.max_message_bytes, wire.reassembly_bytes)
-    offer = SessionOffer(token, 0, last_received, 1)
+    offer = SessionOffer(token, 0, last_received, number)
     return Hello("cluster", role, node, 0, (HERE,), (), (), limits, offer)
 
 
@@ -168,3 +181,58 @@ async def test_nothing_is_kept_of_an_observer_that_goes_before_the_answer_x4(
     handshakes = Handshakes(us, NodeId("alice", 1), WireSettings(), notes)
     assert handshakes.answer(BrokenStream(role), peer, hello(role=role)) is None
     assert peer.unused is forgotten
+
+
+# -- Hellos that come late ---------------------------------------------------------------------------
+
+
+def connected(peer: Peer, number: int, *, dialler: str, node: NodeId = BOB) -> Link:
+    """A connection that was dialled with this number was made, and has broken."""
+    said = hello(node, number=number)
+    link, last_received = peer.settle(said, 1)
+    peer.attach(link, BrokenStream(NODE), said, last_received, dialler=dialler)
+    link.drop_connection()
+    return link
+
+
+def refused(peer: Peer, said: Hello) -> bool:
+    reject = peer.outranking(said)
+    assert reject is None or reject.reason is RejectReason.SUPERSEDED
+    return reject is not None
+
+
+async def test_a_hello_from_before_the_latest_connection_is_too_late_m3(peer: Peer) -> None:
+    """What it says of the session is out of date; taken at its word, it would cost the session."""
+    connected(peer, 5, dialler="alice")
+    assert refused(peer, hello(number=4))
+    assert refused(peer, hello(number=5))  # "alice" sorts before "bob"
+    assert not refused(peer, hello(number=6))
+
+
+async def test_a_hello_that_loses_against_a_dial_we_gave_up_is_too_late_m3(peer: Peer) -> None:
+    """Our own may be about to be read, and says what was true when it was written."""
+    number = peer.next_number("alice")
+    assert refused(peer, hello(number=number))
+    assert refused(peer, hello(NodeId("bob", 2), number=number))  # to whichever life it comes
+    assert not refused(peer, hello(number=number + 1))
+
+
+async def test_no_number_is_dialled_twice_m3(peer: Peer) -> None:
+    connected(peer, 5, dialler="bob")
+    assert [peer.next_number("alice") for _ in range(3)] == [6, 7, 8]
+    peer.outnumbered(20)
+    assert not refused(peer, hello(number=20))  # the one that outnumbers us
+    assert peer.next_number("alice") == 21
+
+
+async def test_another_life_begins_to_count_anew_d3(peer: Peer) -> None:
+    connected(peer, 5, dialler="bob")
+    assert not refused(peer, hello(NodeId("bob", 2), number=1))
+
+
+async def test_no_number_of_a_peers_makes_ours_too_large_to_say_x4(peer: Peer) -> None:
+    peer.outnumbered(MAX_CONNECTION_NUMBER)
+    us = Handshakes(PeerIdentity("c", NODE, "alice"), NodeId("alice", 1), WireSettings(), Notes())
+    offer = peer.link_to_offer().offer(peer.next_number("alice"))
+    assert us.hello(offer)
+    assert offer.connection_number == MAX_CONNECTION_NUMBER

@@ -296,7 +296,9 @@ def test_any_number_of_connections_in_any_order_leaves_the_same_one() -> None:
         assert kept(*arrivals) == ConnectionRank(2, "alice")
 
 
-def test_the_same_diallers_newer_attempt_replaces_its_older_one() -> None:
-    """A dial that follows a break wins even when the other end has not noticed the break."""
+def test_a_dial_wins_against_those_before_it_and_never_against_itself() -> None:
+    """A dial that follows a break wins even when the other end has not noticed the break; a Hello
+    that comes late does not."""
     rank = ConnectionRank(3, "bob")
-    assert rank.beats(rank)
+    assert ConnectionRank(4, "bob").beats(rank)
+    assert not rank.beats(rank)
