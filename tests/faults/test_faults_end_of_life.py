@@ -43,8 +43,7 @@ class Witness:
         events = self.alice.events()
         task_status.started()
         async for event in events:
-            assert isinstance(event, (NodeUp, NodeDown))
-            if event.member.node.name == "bob":
+            if isinstance(event, (NodeUp, NodeDown)) and event.member.node.name == "bob":
                 self.events.append((event.member.node.incarnation, type(event).__name__))
 
     async def hear(self, me: Process) -> None:
