@@ -183,7 +183,7 @@ async def test_nothing_is_kept_of_an_observer_that_goes_before_the_answer_x4(
     assert peer.unused is forgotten
 
 
-# -- Hellos that come late ---------------------------------------------------------------------------
+# -- Hellos that come late ------------------------------------------------------------------
 
 
 def connected(peer: Peer, number: int, *, dialler: str, node: NodeId = BOB) -> Link:
