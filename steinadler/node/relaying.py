@@ -35,7 +35,14 @@ from contextlib import contextmanager, suppress
 
 import trio
 
-from steinadler.errors import ConfigError, DeliveryError, RemoteError, StreamError, StreamRefused
+from steinadler.errors import (
+    ConfigError,
+    DeliveryError,
+    RemoteError,
+    SteinadlerError,
+    StreamError,
+    StreamRefused,
+)
 from steinadler.identity import NodeId
 from steinadler.membership import MemberState
 from steinadler.node.peering import Peering
@@ -102,7 +109,7 @@ class Relaying:
                 try:
                     stream = await self._streams.open(relay, SERVICE, ("reach", node), SERVICE)
                     return self._carrier(stream)
-                except (StreamError, DeliveryError, RemoteError) as error:
+                except SteinadlerError as error:
                     refusal = str(error)
             refusals.append(f"{relay}: {refusal}")
         raise DialError(
@@ -169,33 +176,40 @@ class Relaying:
         try:
             with trio.CancelScope() as scope, self._ridden(near):
                 call.on_abandoned(scope.cancel)
-                try:
-                    request = ("reached", call.caller)
-                    far = await self._streams.open(node, SERVICE, request, SERVICE)
-                except (StreamError, DeliveryError, RemoteError) as error:
-                    call.fail(StreamRefused(f"{node} cannot be reached from {self._me}: {error}"))
-                    return
-                call.reply()
+                request = ("reached", call.caller)
+                far = await self._streams.open(node, SERVICE, request, SERVICE)
                 with self._ridden(far):
+                    call.reply()
                     await _pump_both_ways(near, far)
+        except (StreamError, DeliveryError, RemoteError) as error:
+            call.fail(StreamRefused(f"{node} cannot be reached from {self._me}: {error}"))
         finally:
             self._relayed -= 1
 
     # -- streams ------------------------------------------------------------------------------
 
     def _carrier(self, stream: ByteStream) -> RelayedCarrier:
-        self._riding[stream.peer].add(stream)
+        self._ride(stream)
         return RelayedCarrier(stream, lambda: self._forget(stream))
 
     @contextmanager
     def _ridden(self, stream: ByteStream) -> Iterator[None]:
         """Close it at the end of the block, or as soon as its connection is no direct one."""
-        self._riding[stream.peer].add(stream)
         try:
+            self._ride(stream)
             yield
         finally:
             self._forget(stream)
             stream.close()
+
+    def _ride(self, stream: ByteStream) -> None:
+        """From now on `connection_changed` ends it; until now nobody did."""
+        try:
+            self._require_direct(stream.peer)
+        except StreamRefused as error:
+            stream.close(error)
+            raise
+        self._riding[stream.peer].add(stream)
 
     def _forget(self, stream: ByteStream) -> None:
         riding = self._riding.get(stream.peer)

@@ -215,7 +215,9 @@ class Dialler:
         if stream.peer.is_observer or expected not in (None, name):
             raise DialError(f"{stream.peer} listens there now", refused=stream.direct)
         peer = self._peer_called(name)
-        if peer.connected and not (peer.is_relayed and stream.direct):
+        if peer.is_relayed and stream.direct:
+            await peer.part()
+        if peer.connected:
             if isinstance(where, Address):
                 peer.was_found_at(where)
             return False

@@ -217,6 +217,18 @@ class Peer:
         self.neighbour = False
         self._active_at = trio.current_time()
 
+    async def part(self) -> None:
+        """Let the present connection, if any, end, and wait until nothing comes on it any more.
+
+        Before another one is dialled in its place: what a Hello says has arrived must stay so until
+        it is answered, or the peer would send again what came meanwhile.
+        """
+        link = self.link
+        if link is not None:
+            link.close_connection()
+            while link.connected:
+                await link.changed.wait()
+
     def link_to_offer(self) -> Link:
         """What our next Hello offers."""
         if self.link is not None:

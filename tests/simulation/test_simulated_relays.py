@@ -74,6 +74,30 @@ async def test_a_cut_between_two_that_others_reach_is_no_death_s2_m3(
         assert told == {node.name: [] for node in cluster.running()}
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_under_traffic_the_direct_path_takes_the_session_over_m2_m3(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    """What is on the relayed connection when the other one is made comes neither twice nor never,
+    and the session stays."""
+    config = Config(dial=DialSettings(direct_again_s=0.5))
+    async with SimulatedCluster(seed, config=config, latency_s=(0.005, 0.02)) as cluster:
+        alice, bob, _ = await start(cluster, "alice", "bob", "carol")
+        got: dict[Node, list[Any]] = {alice: [], bob: []}
+        for node, into in got.items():
+            node.spawn(collect, into, name="inbox")
+        async with events_of(alice, bob) as told, trio.open_nursery() as sending:
+            for _ in range(3):
+                with cluster.partition({"alice"}, {"bob"}):
+                    await until(lambda: relayed(alice, bob), FOUND_ANOTHER_WAY_S)
+                numbers = range(len(got[bob]), len(got[bob]) + 500)
+                sending.start_soon(send, alice, bob, numbers, 0.002)
+                sending.start_soon(send, bob, alice, numbers, 0.002)
+                await until(lambda: not relayed(alice, bob), 2)
+                await until(lambda: got[alice] == got[bob] == list(range(numbers.stop)), 5)  # noqa: B023
+        assert told == {"alice": [], "bob": []}
+
+
 async def test_another_way_is_found_in_some_seconds_c1(autojump_clock: MockClock) -> None:
     async with SimulatedCluster(3) as cluster:
         alice, bob, _ = await start(cluster, "alice", "bob", "carol")
