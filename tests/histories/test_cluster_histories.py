@@ -21,6 +21,7 @@ from steinadler.identity import NodeId, ProcessId
 from steinadler.node.watching import Watching
 from steinadler.process.process import Process
 from steinadler.registry import Registry
+from steinadler.registry.index import Index
 
 SOME = (0, 1, 6, 7, 9, 11)  # 1 to 3 s each
 
@@ -76,7 +77,7 @@ Defect: TypeAlias = Callable[[pytest.MonkeyPatch], None]
 
 def an_arbiter_that_lets_all_pass(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Registry, "reserve", lambda *_: None)
-    patch.setattr(Registry, "find", lambda *_: None)
+    patch.setattr(Index, "find", lambda *_: None)
 
 
 def losers_that_are_not_told(patch: pytest.MonkeyPatch) -> None:
