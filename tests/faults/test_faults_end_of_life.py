@@ -195,12 +195,15 @@ async def test_a_process_killed_in_a_cut_ends_once(tmp_path: Path, nursery: trio
                     witness.begin(ending, target)
                     await until(lambda: len(witness.heard) > 10, within_s=5)
                     with ways.held("alice", "bob"):
+                        held_at = trio.current_time()
                         await trio.sleep(0.2)
                         first.kill()
                         second, new_life = await begin_bob(alice)
                         await trio.sleep(0.3)
-                        assert not witness.events
-                        assert not witness.ends
+                        # A busy machine may take longer to start a program than silence may last.
+                        if trio.current_time() - held_at < 2:
+                            assert not witness.events
+                            assert not witness.ends
                 await until(lambda: witness.heard[-1] == new_life, within_s=10)
                 assert await alice.whereis("target@bob") == ProcessId(
                     (await alice.wait_for_member("bob")).node, target.number
