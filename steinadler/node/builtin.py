@@ -31,7 +31,7 @@ import outcome
 import trio
 
 from steinadler.entity import service as entity_service
-from steinadler.errors import ConfigError, SteinadlerError
+from steinadler.errors import ConfigError, NodeClosed, SteinadlerError
 from steinadler.identity import Address, ProcessId
 from steinadler.node import relaying
 from steinadler.process import Call, Exports, Process
@@ -147,8 +147,10 @@ def _facts(statistics: Any) -> dict[str, Any]:
 
 async def _spawner(me: Process, runtime: Runtime, max_processes: int) -> None:
     def answer(call: Call) -> None:
+        name = runtime.id.name
+        if runtime.closing:
+            raise NodeClosed(f"{name} is closing, and starts nothing more")
         if len(runtime.processes) >= max_processes:
-            name = runtime.id.name
             raise ConfigError(f"{name} has {max_processes} processes (its max_processes)")
         _spawn(call, runtime)
 

@@ -438,9 +438,9 @@ class Node:
 
         `listen` False: it dials others and is dialled by nobody.
 
-        Closing runs the other way: entities are handed over, processes are ended and given
-        `shutdown_grace_s`, what is queued goes out, the others are told goodbye, and only then do
-        connections close.
+        Closing runs the other way: entities are handed over, processes that trap exits are told to
+        end and given `orderly_shutdown_s`, all others are cancelled and given `shutdown_grace_s`,
+        what is queued goes out, the others are told goodbye, and only then do connections close.
         """
         return self._runtime.run(host, port, lambda: sources(self), listen=listen)
 

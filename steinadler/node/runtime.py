@@ -80,6 +80,7 @@ class Runtime:
         self.id = id_
         self.exports = exports
         self.addresses: tuple[Address, ...] = ()
+        self.closing = False  # peers may spawn nothing here any more
         self._config = config
         self.rng = rng
         self.hub = EventHub()
@@ -148,7 +149,7 @@ class Runtime:
     def spawn_linked(
         self, process: Process, function: ProcessFunction, *args: Any, name: str | None
     ) -> ProcessId:
-        child = self.processes.spawn(self, function, args, name=name)
+        child = self.processes.spawn(self, function, args, name=name, parent=process.id.number)
         self.watching.link(process, child.id)
         return child.id
 
@@ -295,8 +296,14 @@ class Runtime:
         await self.naming.run(task_status=task_status)
 
     async def _close(self) -> None:
+        self.closing = True
         self.streams.close()
         await self.entities.aclose()
+        with trio.move_on_after(self._config.orderly_shutdown_s) as scope:
+            await self.processes.end_in_order()
+        if scope.cancelled_caught:
+            deaf = ", ".join(map(repr, self.processes.trapping()))
+            logger.warning("told to end, and cancelled because they have not: %s", deaf)
         with trio.move_on_after(self._config.shutdown_grace_s) as scope:
             await self.processes.shut_down()
         if scope.cancelled_caught:

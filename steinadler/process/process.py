@@ -17,7 +17,7 @@ from steinadler.process.mailbox import Item, Mailbox
 from steinadler.process.messages import Exit
 from steinadler.process.statistics import ProcessStatistics
 from steinadler.wire import plain
-from steinadler.wire.signals import KILLED, MAX_REASON_LENGTH, NORMAL
+from steinadler.wire.signals import CLOSING, KILLED, MAX_REASON_LENGTH, NORMAL
 
 if TYPE_CHECKING:
     # The one import from above, for type checkers alone (pyproject.toml allows it): to programs
@@ -71,10 +71,13 @@ class Process:
         mailbox: Mailbox,
         function_name: str,
         *,
+        parent: int | None = None,
         of_runtime: bool = False,
     ) -> None:
         self.id = id_
         self.function_name = function_name
+        self.parent = parent  # the process that spawned it, linked to it
+        self.closing = False  # told to end by itself, because the node closes
         # One that every node relies on: no exit signal touches it, or a peer could end it.
         self.of_runtime = of_runtime
         # When True, exits of linked processes arrive as `Exit` messages instead of ending this
@@ -191,6 +194,11 @@ class Process:
             self._mailbox.put_exit(Exit(source, reason))
         elif reason != NORMAL:
             self.end(reason)
+
+    def node_closes(self) -> None:
+        """Ask the process to end."""
+        self.closing = True
+        self.exit_signal(ProcessId(self.id.node, 0), CLOSING, linked=False)
 
     async def run(self, function: ProcessFunction, args: tuple[Any, ...]) -> None:
         """Run to the end, and tell the host how it ended.

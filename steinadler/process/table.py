@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import outcome
@@ -16,7 +16,7 @@ from steinadler.process.mailbox import Mailbox
 from steinadler.process.process import Host, Process
 from steinadler.registry import LocalNames
 from steinadler.wire.channels import Target, ToName, ToNode, ToProcess, ToStream
-from steinadler.wire.signals import SHUTDOWN
+from steinadler.wire.signals import CLOSING
 
 WhenDone = Callable[[outcome.Outcome[Any]], None]
 
@@ -32,7 +32,8 @@ class Processes:
         self._when_done: dict[int, WhenDone] = {}
         self._next_number = 1
         self._nursery: trio.Nursery | None = None
-        self._all_ended = trio.Event()
+        self._awaited: set[int] = set()  # whose end somebody waits for
+        self._awaited_ended = trio.Event()
 
     def __len__(self) -> int:
         return len(self._processes)
@@ -48,6 +49,7 @@ class Processes:
         args: tuple[Any, ...],
         *,
         name: str | None = None,
+        parent: int | None = None,
         when_done: WhenDone | None = None,
         by_runtime: bool = False,
     ) -> Process:
@@ -69,6 +71,7 @@ class Processes:
             host,
             Mailbox(self._mailbox_bytes),
             function_name,
+            parent=parent,
             of_runtime=by_runtime,
         )
         self._processes[number] = process
@@ -104,17 +107,47 @@ class Processes:
         when_done = self._when_done.pop(number, None)
         if when_done is not None:
             when_done(result)
-        if not self._processes:
-            self._all_ended.set()
+        self._awaited.discard(number)
+        if not self._awaited:
+            self._awaited_ended.set()
+
+    # -- closing ------------------------------------------------------------------------------
+
+    def trapping(self) -> list[Process]:
+        """The living processes that trap exits, and so may end by themselves."""
+        return [each for each in self.all() if each.trap_exits and not each.of_runtime]
+
+    async def end_in_order(self) -> None:
+        """Ask those that trap exits to end, and wait until they have.  The caller bounds the wait.
+
+        Asked is the topmost of each tree; whom it has started it ends by itself, in its own order.
+        """
+        trapping = self.trapping()
+        for process in trapping:
+            if not any(above.trap_exits for above in self._above(process)):
+                process.node_closes()
+        await self._ends_of(trapping)
 
     async def shut_down(self) -> None:
         """Start no more, end all, and wait until they have ended.  The caller bounds the wait."""
         self._nursery = None
-        self._all_ended = trio.Event()
-        for process in self.all():
-            process.end(SHUTDOWN)
-        if self._processes:
-            await self._all_ended.wait()
+        processes = self.all()
+        for process in processes:
+            process.end(CLOSING)
+        await self._ends_of(processes)
+
+    def _above(self, process: Process) -> Iterator[Process]:
+        """Its parent, the parent of that, and so on, as far as they live."""
+        parent = self._processes.get(process.parent or 0)
+        while parent is not None:
+            yield parent
+            parent = self._processes.get(parent.parent or 0)
+
+    async def _ends_of(self, processes: Iterable[Process]) -> None:
+        self._awaited = {each.id.number for each in processes}
+        self._awaited_ended = trio.Event()
+        if self._awaited:
+            await self._awaited_ended.wait()
 
 
 def _check_runnable(function: ProcessFunction, args: tuple[Any, ...]) -> None:

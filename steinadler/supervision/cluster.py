@@ -34,11 +34,14 @@ from steinadler.errors import (
     ConfigError,
     DeliveryError,
     MailboxFull,
+    NodeClosed,
     NodeDown,
+    NoSuchProcess,
+    ProcessExited,
     RemoteError,
     SteinadlerError,
 )
-from steinadler.identity import ProcessId
+from steinadler.identity import NodeId, ProcessId
 from steinadler.process import DEFAULT_EXPORTS, Call, Process
 from steinadler.process.process import describe
 from steinadler.supervision.engine import Supervision
@@ -53,7 +56,7 @@ from steinadler.supervision.shell import (
     waits_for_started,
 )
 from steinadler.supervision.specs import ChildSpec, SupervisorSpec
-from steinadler.wire.signals import SHUTDOWN
+from steinadler.wire.signals import CLOSING, SHUTDOWN
 
 # What the process at the other end is exported as.
 CHILD = "$child"
@@ -73,8 +76,9 @@ async def cluster_supervisor(
 
     A child goes to the member that has the fewest children of this supervisor; a tie is settled
     by a hash of the names.  Its function is exported on every such member, and its arguments can
-    be in messages.  While there is no such member, it waits for one.  When its node goes down it
-    is started elsewhere, which does not count as a restart; a temporary one is forgotten.  When a
+    be in messages.  While there is no such member, it waits for one.  When its node goes down or
+    closes it is started elsewhere, which does not count as a restart; a temporary one is
+    forgotten.  When a
     node comes (back), nothing moves but by `rebalance`.
 
     The strategy is one_for_one, and children start and end independently of each other, in no
@@ -122,6 +126,7 @@ class _Members:
         self._lives: dict[str, _Life] = {}
         self._by_token: dict[int, _Life] = {}
         self._by_process: dict[ProcessId, _Life] = {}
+        self._closing: set[NodeId] = set()
         self._tokens = itertools.count(1)
 
     # -- starting -----------------------------------------------------------------------------
@@ -167,6 +172,14 @@ class _Members:
         except NodeDown:
             await trio.sleep(ASK_AGAIN_S)  # it may be a member for a moment longer
             return
+        except (NoSuchProcess, ProcessExited):  # $spawn itself, which ends with its node
+            self._closes(life.node)
+            return
+        except RemoteError as error:
+            if error.type_name != NodeClosed.__name__:
+                raise
+            self._closes(life.node)
+            return
         while life.process is None:  # it has not called yet, and may never
             try:
                 self._watch(life, process)
@@ -178,8 +191,14 @@ class _Members:
         life.process = process
         self._by_process[process] = life
 
+    def _closes(self, name: str) -> None:
+        """That node takes nothing any more, and will soon be no member."""
+        self._closing |= {each.node for each in self._me.node.members() if each.node.name == name}
+
     def _nodes(self) -> list[str]:
-        return [member.node.name for member in self._me.node.members(**self._labels)]
+        self._closing &= {member.node for member in self._me.node.members()}
+        members = self._me.node.members(**self._labels)
+        return [member.node.name for member in members if member.node not in self._closing]
 
     def _counts(self) -> Counter[str]:
         return Counter(life.node for life in self._lives.values() if life.node is not None)
@@ -270,7 +289,11 @@ async def _child(
         # Captured, or the nursery would raise it as a group of one.
         result = await outcome.acapture(run, me, *args, **keywords)
         nursery.cancel_scope.cancel()
-    return result.unwrap()
+    value: Any = result.unwrap()
+    if me.closing:  # it returned because of that
+        me.end(CLOSING)
+        await trio.lowlevel.checkpoint()
+    return value
 
 
 async def _told(me: Process, supervisor: ProcessId, request: object) -> bool:

@@ -44,7 +44,8 @@ async def supervisor(me: Process, spec: SupervisorSpec) -> None:
     It exits with the reason that it was told (`node.exit(top, "shutdown")`), once the children
     have ended; with "shutdown: " and why when the restart limit is reached, or when one of the
     first children fails to start.  A supervisor may be a child: give it `type="supervisor"`.
-    Killed, or cancelled because its node closes, it ends without order, and links end the rest.
+    When its node closes it is told to end as well, and has `Config.orderly_shutdown_s` for that.
+    Killed, or cancelled because that was not enough, it ends without order, and links end the rest.
 
     Asked by calls, for which `steinadler.supervision` has functions: "which_children",
     ("start_child", spec), and "terminate_child", "restart_child" or "delete_child" with an id.

@@ -34,7 +34,7 @@ from steinadler.supervision.engine import (
     Supervision,
 )
 from steinadler.supervision.specs import ChildInfo, ChildSpec
-from steinadler.wire.signals import NO_CONNECTION, NORMAL, SHUTDOWN
+from steinadler.wire.signals import CLOSING, NO_CONNECTION, NORMAL, SHUTDOWN
 
 logger = logging.getLogger("steinadler.supervision")
 
@@ -130,7 +130,8 @@ class Shell:
             # Its node's end.  A child also exits so when it was linked to something on a node that
             # went down, and that counts: such a child could be started again without end.
             ours = {member.node for member in self.me.node.members()}
-            faultless = reason == NO_CONNECTION and process.node not in ours
+            lost = reason == NO_CONNECTION and process.node not in ours
+            faultless = lost or reason == CLOSING
             self.child_ended(child, reason, faultless=faultless)
         elif is_exit and reason != NORMAL:
             self.tell(lambda: self.engine.end(reason, trio.current_time()))

@@ -17,6 +17,7 @@ from recording import Recorder
 
 import steinadler
 from steinadler import Call, Down, Exit, Node, NodeId, Process, ProcessId, SteinadlerError
+from steinadler.wire.signals import CLOSING
 
 # What a worker is told to do, by its own node.
 RETURN, RAISE, WATCH, UNWATCH = "return", "raise", "watch", "unwatch"
@@ -153,6 +154,8 @@ class Inhabitants:
                     self.note("fired", process=mine, **facts)
                 case Exit(_, reason):
                     self.note("told", process=mine, reason=reason)
+                    if reason == CLOSING:
+                        return
                 case (word, target) if word == WATCH:
                     reference = me.monitor(target)
                     facts = {"reference": reference, "target": text(target)}

@@ -153,7 +153,7 @@ async def test_what_processes_send_on_the_way_out_arrives_before_the_end(nodes: 
         await nodes.close(bob)
         await until(lambda: got and isinstance(got[-1], Down))
     assert [m[0] for m in got[:-1]] == list(range(15))
-    assert got[-1].reason == "shutdown"
+    assert got[-1].reason == "shutdown: its node closes"
 
 
 async def test_a_process_that_will_not_end_holds_up_the_end_for_the_grace_only(

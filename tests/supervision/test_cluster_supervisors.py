@@ -17,6 +17,7 @@ from steinadler import (
     Call,
     ChildInfo,
     ChildSpec,
+    Exit,
     Node,
     Process,
     ProcessId,
@@ -118,6 +119,62 @@ async def test_children_of_a_node_that_crashed_run_on_the_others(
         await trio.sleep(1)
         assert spread(await running(alice, 6)) == {"alice": 2, "bob": 2, "carol": 2}
         assert len(here(cluster)) == 6
+
+
+@steinadler.export
+async def placed_tidily(me: Process) -> None:
+    me.trap_exits = True
+    async for message in me:
+        if isinstance(message, Exit):
+            return
+
+
+async def lingers(me: Process) -> None:
+    """Holds up the end of its node for a while."""
+    me.trap_exits = True
+    await me.receive()
+    await trio.sleep(5)
+
+
+@pytest.mark.parametrize("kind", [placed, placed_tidily])
+async def test_children_of_a_node_that_closes_run_on_the_others(
+    kind: Any, autojump_clock: MockClock
+) -> None:
+    """However many at once, while that node is a member still, and it counts as no restart."""
+    async with SimulatedCluster(1) as cluster:
+        alice = await begin(cluster, "alice", "bob", "carol", spec=six(kind, intensity=0))
+        assert spread(await running(alice, 6)) == {"alice": 2, "bob": 2, "carol": 2}
+        cluster.node("bob").spawn(lingers)
+        await trio.sleep(1)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cluster.stop, "bob")
+            if kind is placed_tidily:  # told at once; the others work on for as long as bob does
+                await trio.sleep(2)
+                assert spread(await running(alice, 6)) == {"alice": 3, "carol": 3}
+                assert len(alice.members()) == 3
+        assert trio.current_time() - began >= 5
+        await trio.sleep(1)
+        assert spread(await running(alice, 6)) == {"alice": 3, "carol": 3}
+
+
+async def test_a_child_that_crashes_while_its_node_closes_has_crashed(
+    autojump_clock: MockClock,
+) -> None:
+    async with SimulatedCluster(1) as cluster:
+        alice = await begin(cluster, "alice", "bob", spec=six(intensity=0))
+        children = await running(alice, 6)
+        cluster.node("bob").spawn(lingers)
+        await trio.sleep(1)
+        async with trio.open_nursery() as nursery, alice.monitor("top") as down:
+            nursery.start_soon(cluster.stop, "bob")
+            await trio.sleep(1)
+            (process, *_) = (
+                c.process for c in children if c.process and c.process.node != alice.id
+            )
+            await alice.send(process, "crash")
+            with trio.fail_after(2):
+                assert "restart limit" in (await down.wait()).reason
 
 
 @pytest.mark.parametrize("seed", SEEDS)
