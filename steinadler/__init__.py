@@ -19,6 +19,7 @@ The layout, from the bottom up (each may import only from those above it in this
     node        Trio      composes all of it; `open_node`
     supervision Trio      processes that keep others running, here or over the members
     sidecar     Trio      entities of programs in any language, behind HTTP
+    diagnosis   Trio      what keeps nodes from meeting, found out from one machine
     cli                   the command line
     testing               a simulated network for your own tests
 

@@ -10,6 +10,7 @@
     observing  `members`, `whereis`, `send`, `call`: an observer that joins, asks and leaves
     services   `services`: the same, of what nodes offer
     top        `top`: the same observer, look after look; `top_view`, how that looks
+    doctor     `steinadler doctor`: `steinadler.diagnosis`, told to people and scripts
     cluster    `cluster init`, `cluster show`
     demo       `steinadler demo`, with `demo_processes`, what its nodes run
 

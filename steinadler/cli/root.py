@@ -10,6 +10,7 @@ import click
 
 from steinadler.cli.cluster import cluster
 from steinadler.cli.demo import demo
+from steinadler.cli.doctor import doctor
 from steinadler.cli.forwarding import expose, forward
 from steinadler.cli.node import node
 from steinadler.cli.observing import call, members, send, whereis
@@ -31,7 +32,7 @@ def root() -> None:
 for command in (
     *(demo, node, sidecar, expose, forward),
     *(members, services, whereis, send, call, top),
-    cluster,
+    *(doctor, cluster),
 ):
     root.add_command(command)
 

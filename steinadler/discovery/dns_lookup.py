@@ -83,6 +83,8 @@ class Lookups:
     laptop changes them.  A question takes `timeout_s` at most.  `rng` draws which addresses are
     taken of an answer that has too many.
 
+    `problem` is what was wrong with the last look; empty when nothing was.
+
     Raises `ConfigError` for what cannot be a name in DNS, and for name servers that are not
     given by IP address.
     """
@@ -103,7 +105,7 @@ class Lookups:
         self._timeout_s = timeout_s
         self._rng = rng
         self._known: dict[_Question, tuple[A | AAAA | SRV, ...]] = {}
-        self._problem = ""
+        self.problem = ""
 
     async def hosts(self, port: int) -> Found:
         """The name's own addresses, at `port`.  Never raises; failures are in the log, once."""
@@ -142,11 +144,11 @@ class Lookups:
         if len(unique) > MAX_ADDRESSES:
             unique = self._rng.sample(unique, MAX_ADDRESSES)
         problem = ", ".join(sorted(poll.problems)) or ("" if unique else "it has no addresses")
-        if problem and problem != self._problem:
+        if problem and problem != self.problem:
             log.warning("DNS: looking up %s: %s", self._name, problem)
-        elif self._problem and not problem:
+        elif self.problem and not problem:
             log.info("DNS: looking up %s works again", self._name)
-        self._problem = problem
+        self.problem = problem
         return Found(tuple(unique), min(poll.ttls, default=None))
 
     async def _addresses(self, poll: _Poll, name: dns.name.Name) -> tuple[str, ...]:

@@ -110,6 +110,7 @@ class Dns(Source):
                 answer = await self._lookups.service()
             else:
                 answer = await self._lookups.hosts(self._port)
+            self.problem = self._lookups.problem
             if answer.addresses:
                 self._rounds.put([Candidate(address, "dns") for address in answer.addresses])
             good_for_s = _RETRY_S if answer.ttl_s is None else max(answer.ttl_s, _SHORTEST_POLL_S)

@@ -13,8 +13,9 @@ its record lives (120 s after a node was killed) and no longer.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 import trio
 import zeroconf
@@ -39,6 +40,9 @@ _MAX_CHANGED = 10_000
 _MAX_QUESTIONS = 64
 
 
+Overheard: TypeAlias = Callable[[records.Txt, tuple[Address, ...]], None]
+
+
 @dataclass(slots=True)
 class _Instance:
     """An instance heard of: how often it was asked for in vain, and when to ask again."""
@@ -51,7 +55,8 @@ class Instances:
     """What one run of `Mdns` has heard of.  All but `on_change` belongs to the Trio thread.
 
     `own_name` is the full name of the instance that this node announces; `heard_ourselves` is
-    set when it comes back over the network.
+    set when it comes back over the network.  `overheard` is told of whatever is announced, by
+    whichever cluster, and of the addresses that are known then.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Instances:
         own_name: str | None,
         found: Found,
         repeat_interval_s: float,
+        overheard: Overheard | None = None,
     ) -> None:
         self.heard_ourselves = trio.Event()
         self._zc = zc
@@ -71,6 +77,7 @@ class Instances:
         self._own_name = own_name.lower() if own_name is not None else None
         self._found = found
         self._repeat_interval_s = repeat_interval_s
+        self._overheard = overheard
         self._token = trio.lowlevel.current_trio_token()
         self._changed: dict[str, ServiceStateChange] = {}
         self._bell = trio.Event()
@@ -153,6 +160,8 @@ class Instances:
         complete = info.load_from_cache(self._zc)
         # A node's TXT record is never empty, so an empty one has not been seen yet.
         txt = records.read_txt(info.text) if info.text else None
+        if txt is not None and self._overheard is not None:
+            self._overheard(txt, _addresses(info))
         match txt:
             case None:
                 self._ask_for(name)
@@ -175,11 +184,8 @@ class Instances:
 
     def _propose(self, name: str, txt: records.Announcement, info: ServiceInfo) -> None:
         self._instances[name].questions = 0
-        if not info.port:
-            log.debug("mDNS: %r announces no port", name)
-            return
-        for ip in records.usable_ips(info.parsed_addresses()):
-            self._found(Candidate(Address(ip, info.port), "mdns", txt.node, txt.incarnation))
+        for address in _addresses(info):
+            self._found(Candidate(address, "mdns", txt.node, txt.incarnation))
 
     def _ask_for(self, name: str) -> None:
         instance = self._instances[name]
@@ -212,3 +218,9 @@ class Instances:
                 continue
             if info is not None and name in self._instances:
                 self._consider(name)
+
+
+def _addresses(info: ServiceInfo) -> tuple[Address, ...]:
+    if not info.port:
+        return ()
+    return tuple(Address(ip, info.port) for ip in records.usable_ips(info.parsed_addresses()))

@@ -33,7 +33,7 @@ import zeroconf
 from zeroconf import DNSQuestionType, IPVersion, ServiceBrowser, ServiceInfo, Zeroconf
 
 from steinadler.discovery import records
-from steinadler.discovery.instances import Instances
+from steinadler.discovery.instances import Instances, Overheard
 from steinadler.discovery.interfaces import Interfaces, interfaces_here
 from steinadler.discovery.source import Advertisement, Found, Source
 from steinadler.errors import ConfigError
@@ -65,6 +65,9 @@ class Mdns(Source):
     it.  With `listening_on_all`, the machine's addresses at the node's port are announced, as they
     come and go, instead of those advertised.
 
+    `overheard` is called, on the Trio thread, for every announcement that is heard, whatever it is
+    of, with the addresses that are known then; as often as it changes or is looked at again.
+
     Raises `ConfigError` when an advertised address is not an IP address with a port, or the
     fingerprint is not one.  A machine without multicast is one warning in the log, no error.
     """
@@ -77,6 +80,7 @@ class Mdns(Source):
         interfaces: Sequence[str] | None = None,
         listening_on_all: bool = False,
         repeat_interval_s: float = 5.0,
+        overheard: Overheard | None = None,
     ) -> None:
         self._cluster = records.cluster_mark(fingerprint)
         if advertisement is not None:
@@ -92,6 +96,7 @@ class Mdns(Source):
         elif not listening_on_all and own and records.all_loopback(own.parsed_addresses()):
             self._fixed = Interfaces(("127.0.0.1",), ())
         self._repeat_interval_s = repeat_interval_s
+        self._overheard = overheard
 
     async def run(
         self,
@@ -137,6 +142,7 @@ class Mdns(Source):
             own_name=own.name if own is not None else None,
             found=found,
             repeat_interval_s=self._repeat_interval_s,
+            overheard=self._overheard,
         )
         browser: ServiceBrowser | None = None
         try:

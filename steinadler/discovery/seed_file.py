@@ -103,20 +103,20 @@ class SeedFile(Source):
 
     async def _follow(self) -> None:
         seen: bytes | None = None
-        problem: str | None = None
+        unreadable = ""
         while True:
             try:
                 # Abandoned on cancellation: a file on a server that is gone may take for ever.
                 content = await trio.to_thread.run_sync(_read, self._path, abandon_on_cancel=True)
             except OSError as error:
                 trouble = error.strerror or str(error)
-                if trouble != problem:
+                if trouble != unreadable:
                     log.warning("the file of seeds %s cannot be used: %s", self._path, trouble)
-                problem = trouble
+                self.problem = unreadable = trouble
             else:
-                if content != seen or problem is not None:
+                if content != seen or unreadable:
                     self._use(content)
-                seen, problem = content, None
+                seen, unreadable = content, ""
             await trio.sleep(self._poll_interval_s)
 
     def _use(self, content: bytes) -> None:
@@ -126,6 +126,7 @@ class SeedFile(Source):
         if (more := len(listed.mistakes) - _MOST_NAMED) > 0:
             log.warning("%s: %d more lines are no addresses", self._path, more)
         log.info("%s: %d addresses", self._path, len(listed.addresses))
+        self.problem = next((f"line {n}: {mistake:.200}" for n, mistake in listed.mistakes), "")
         self._rounds.put([Candidate(address, "seed file") for address in listed.addresses])
 
 

@@ -53,7 +53,10 @@ class Source(abc.ABC):
     """Something that knows where nodes may be.  Write your own by overriding `run`.
 
     A source belongs to one node: it is run once, and shares no state with others of its kind.
+    `problem` is what keeps it from finding anything now, for people; empty while nothing does.
     """
+
+    problem: str = ""
 
     @abc.abstractmethod
     async def run(

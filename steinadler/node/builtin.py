@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from importlib.metadata import version
@@ -90,6 +91,7 @@ async def _info(me: Process, node: Node) -> None:
                 "processes": node.statistics().processes,
                 "exports": node.exports.names(),
                 "uptime_s": round(trio.current_time() - started, 3),
+                "unix_time_s": time.time(),
                 "pid": os.getpid(),
                 "version": version("steinadler"),
                 "python": platform.python_version(),

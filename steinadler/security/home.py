@@ -109,7 +109,7 @@ class Home:
 
     def cluster(self, name: str) -> Cluster:
         """The cluster `name`; raises `ConfigError`, telling those there are, when it is not one."""
-        known = self._names()
+        known = self.names()
         if name not in known:
             there_are = f"there are: {', '.join(known)}" if known else "there is none yet"
             text = f"there is no cluster {name!r} in {self._clusters}; {there_are}"
@@ -118,9 +118,24 @@ class Home:
             raise ConfigError(text)
         return self._read(name)
 
+    def names(self) -> tuple[str, ...]:
+        """What the clusters are called, sorted.  Nothing of them is read."""
+        try:
+            return tuple(
+                sorted(
+                    entry.name
+                    for entry in self._clusters.iterdir()
+                    if _CLUSTER_NAME.match(entry.name) and entry.is_dir()
+                )
+            )
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise ConfigError(f"{self._clusters} cannot be read: {error.strerror}") from error
+
     def clusters(self) -> tuple[Cluster, ...]:
         """All clusters, by name."""
-        return tuple(self._read(name) for name in self._names())
+        return tuple(self._read(name) for name in self.names())
 
     def credentials(self, cluster: Cluster, role: str | None, name: str) -> Credentials:
         """What to show as `role` and `name` of `cluster`.
@@ -185,18 +200,6 @@ class Home:
 
     def _read(self, name: str) -> Cluster:
         return self._folder(name).read()
-
-    def _names(self) -> list[str]:
-        try:
-            return sorted(
-                entry.name
-                for entry in self._clusters.iterdir()
-                if _CLUSTER_NAME.match(entry.name) and entry.is_dir()
-            )
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise ConfigError(f"{self._clusters} cannot be read: {error.strerror}") from error
 
     def _make_folder(self, folder: Path) -> None:
         # One by one: mkdir(parents=True) gives the mode to the last alone.

@@ -140,7 +140,7 @@ class Handshakes:
         """
         try:
             with trio.fail_after(self._settings.handshake_timeout_s):
-                frame, rest = await _first_frame(stream)
+                frame, rest = await first_frame(stream)
             hello = _hello_in(frame)
             if self.phase is Phase.OPEN:
                 return Heard(hello, self._judge(hello, stream), rest)
@@ -208,7 +208,7 @@ class Handshakes:
             try:
                 stream.write_nowait(self.hello(offered.offer(number)))
                 await stream.flush()
-                frame, rest = await _first_frame(stream)
+                frame, rest = await first_frame(stream)
             finally:
                 peer.dial = None
         if scope.cancel_called:  # also when the answer is here already: another was let in
@@ -237,7 +237,7 @@ def _hello_in(frame: Frame) -> Hello:
     return decode_hello(frame.payload)
 
 
-async def _first_frame(stream: SecureStream) -> tuple[Frame, bytes]:
+async def first_frame(stream: SecureStream) -> tuple[Frame, bytes]:
     """The frame that a handshake begins with, and what came in behind it."""
     data = b""
     while True:

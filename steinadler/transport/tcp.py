@@ -151,15 +151,7 @@ class TcpNetwork(Network):
         return stream
 
     async def look_up(self, address: Address) -> tuple[Address, ...]:
-        with suppress(ValueError):
-            ipaddress.ip_address(address.host)
-            return (address,)
-        with _connecting(address):
-            found = await trio.socket.getaddrinfo(
-                address.host, address.port, type=socket.SOCK_STREAM
-            )
-        # A dict, because a name may be listed twice for one address.
-        return tuple(dict.fromkeys(address_of(sockaddr) for *_, sockaddr in found))
+        return await look_up(address)
 
     async def dial(self, address: Address) -> SecureStream:
         with _connecting(address):
@@ -181,6 +173,17 @@ class TcpNetwork(Network):
             # path's doing, or a kernel's that cleans up after a process, and then the next dial
             # is refused.
             raise DialError(f"{remote}: {error}", refused=False) from error
+
+
+async def look_up(address: Address) -> tuple[Address, ...]:
+    """What an address stands for: see `Network.look_up`."""
+    with suppress(ValueError):
+        ipaddress.ip_address(address.host)
+        return (address,)
+    with _connecting(address):
+        found = await trio.socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    # A dict, because a name may be listed twice for one address.
+    return tuple(dict.fromkeys(address_of(sockaddr) for *_, sockaddr in found))
 
 
 @contextmanager

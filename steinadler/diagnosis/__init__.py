@@ -1,0 +1,32 @@
+"""Diagnosis: what keeps nodes from meeting, found out from one machine; `steinadler doctor`.
+
+An operator asks because a machine does not show up.  The checks answer in the order in which
+causes lie: before the network is blamed, this machine and its credentials must be in order; before
+a node is, there must be a way to it.
+
+    machine        versions, TLS, the clock, file descriptors
+    home           whose cluster: folders, keys, certificates, dates
+    network        interfaces, and whether multicast comes back on each (`multicast`)
+    names          what host names stand for
+    nodes          who was found, by which source, and how each address answers (`knocking`)
+    cluster        what those that answer say: clocks, addresses, who else is a member (`asking`)
+    neighbourhood  other clusters that are about, two nodes of one name
+
+Each check has two halves.  One looks (`look_...`, `knock`, `ask_members`): it does the I/O, and
+returns facts, with what went wrong among them.  The other judges (`judge_...`): a pure function
+from facts to findings.  So what is said of a state of the world is a table, which can be tested
+without that state.  `examination` runs the looking side by side, within a time, and asks the
+judges.
+
+Looking changes nothing: no cluster is made, no permission mended, nobody joins as a member.  A
+node that is dialled sees an observer that comes and leaves.
+
+What was refused: to look at the packet filter's rules, which takes root and differs on every
+system.  What a filter does shows in what does not arrive; and what one machine cannot see, namely
+whether others reach it, the same command tells there.
+"""
+
+from steinadler.diagnosis.examination import Subject, examine
+from steinadler.diagnosis.findings import Check, Diagnosis, Finding, Level, Topic
+
+__all__ = ["Check", "Diagnosis", "Finding", "Level", "Subject", "Topic", "examine"]
