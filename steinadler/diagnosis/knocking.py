@@ -189,6 +189,9 @@ def _obstacle_of(error: BaseException | None) -> Obstacle:
             return _OF_CERTIFICATE.get(code, Obstacle.NOT_ACCEPTABLE)
         case ssl.SSLError(reason=str(reason)) if "ALERT" in reason:
             return Obstacle.REFUSES_US
+        # RFC 7301, section 3.2: an alert that Python has no name for.
+        case ssl.SSLError() if "no application protocol" in str(error):
+            return Obstacle.OTHER_PROTOCOL
         case ssl.SSLError():
             return Obstacle.TLS_FAILED
         case _:

@@ -136,9 +136,9 @@ class Search:
         if len(self.found.strangers) >= _MAX_OVERHEARD:
             return
         match txt:
-            case Announcement() if txt.cluster != self.mark and addresses:
-                stranger = Stranger(txt.cluster, txt.node, str(addresses[0]))
-                self.found.strangers[stranger] = None
+            case Announcement() if txt.cluster != self.mark:
+                where = str(addresses[0]) if addresses else "at no address"
+                self.found.strangers[Stranger(txt.cluster, txt.node, where)] = None
             case OtherVersion(version) if len(self.found.other_versions) < _MAX_OVERHEARD:
                 self.found.other_versions.add(version)
             case Malformed(reason) if len(self.found.malformed) < _MAX_OVERHEARD:

@@ -231,6 +231,32 @@ async def test_two_clusters_on_one_network_never_merge() -> None:
 
 
 @pytest.mark.usefixtures("multicast")
+async def test_whoever_wants_to_overhears_other_clusters() -> None:
+    """To tell an operator of them: they are still not proposed."""
+    ours, theirs = new_cluster(), new_cluster()
+    overheard: list[tuple[records.Txt, tuple[Address, ...]]] = []
+    where = (Address("127.0.0.1", 4370),)
+    strangers = (records.Announcement(theirs[:32], "mallory", 7), where)
+    heard = trio.Event()
+
+    def note(txt: records.Txt, addresses: tuple[Address, ...]) -> None:
+        overheard.append((txt, addresses))
+        if overheard[-1] == strangers:
+            heard.set()
+
+    async with (
+        running(Mdns(None, ours, interfaces=["127.0.0.1"], overheard=note)) as observer,
+        running(Mdns(advertise("mallory", theirs), theirs)),
+        running(Mdns(advertise("bob", ours), ours)),
+    ):
+        await observer.until("bob")
+        with trio.fail_after(10):
+            await heard.wait()
+    assert (records.Announcement(ours[:32], "bob", 7), where) in overheard
+    assert observer.names() == {"bob"}
+
+
+@pytest.mark.usefixtures("multicast")
 async def test_another_life_is_found_but_never_this_one() -> None:
     """D3: a node of the same name is another life; what bears our incarnation is ourselves."""
     cluster = new_cluster()
