@@ -12,7 +12,7 @@ still be a good one: it dials.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ async def ask_members(
         for address in to_try:
             nursery.start_soon(attempt, address)
     return tuple(
-        _facts(name, answer, addresses.get(name, ()), outcomes, name in here)
+        _facts(name, answer, addresses.get(name), outcomes, name in here)
         for name, answer in sorted(answers.items())
     )
 
@@ -143,19 +143,20 @@ def _names(info: dict[str, Any]) -> frozenset[str]:
 def _facts(
     name: str,
     answer: _Answer,
-    addresses: Iterable[Address],
+    addresses: tuple[Address, ...] | None,
     outcomes: Mapping[Address, Outcome],
     here: bool,
 ) -> MemberFacts:
     return MemberFacts(
         name,
-        {each: _as_of(name, outcomes[each]) for each in addresses if each in outcomes},
+        {each: _as_of(name, outcomes[each]) for each in addresses or () if each in outcomes},
         answer.failure,
         answer.round_trip_s,
         str(answer.info.get("version", "")),
         str(answer.info.get("python", "")),
         _names(answer.info),
         answer.skew,
+        addresses != (),
         here,
     )
 

@@ -33,7 +33,8 @@ class Skew:
 class MemberFacts:
     """A member, what it says of itself, and how its addresses answer.
 
-    `failure` is why it said nothing; `skew` is None where its version tells no time.
+    `failure` is why it said nothing; `skew` is None where its version tells no time.  `listens` is
+    whether it gives out any address, and `here` whether it runs on this machine.
     """
 
     name: str
@@ -44,6 +45,7 @@ class MemberFacts:
     python: str = ""
     members: frozenset[str] = frozenset()
     skew: Skew | None = None
+    listens: bool = True
     here: bool = False
 
 
@@ -74,8 +76,7 @@ def _judge_member(member: MemberFacts) -> Finding:
         return warning(
             Topic.MEMBER,
             f"{member.name} is a member, and cannot be asked from here: {member.failure}",
-            "see its addresses below; if neither of two machines can dial the other, their nodes "
-            "are not connected",
+            "see its addresses below, and run this command on its machine",
         )
     return ok(
         Topic.MEMBER,
@@ -141,6 +142,8 @@ def _judge_clocks(members: Sequence[MemberFacts]) -> list[Finding]:
 
 
 def _judge_addresses(member: MemberFacts) -> list[Finding]:
+    if not member.listens:
+        return [ok(Topic.ADDRESSES, f"{member.name} listens nowhere, and only dials")]
     if not member.addresses:
         return []
     if all(map(_is_loopback, member.addresses)):
@@ -176,11 +179,12 @@ def _judge_addresses(member: MemberFacts) -> list[Finding]:
             )
         ]
     return [
-        warning(
+        (warning if member.failure else note)(
             Topic.ADDRESSES,
             f"{member.name} gives out {listed(map(str, failed))}, where it cannot be reached from "
             f"here: {why}",
-            f"nothing, if it can dial this machine; else {do}",
+            "nothing, if it can dial this machine or is to be reached through others; have it only "
+            f"dial (--no-listen) if nobody can reach it there, or {do}",
         )
     ]
 

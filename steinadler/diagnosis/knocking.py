@@ -19,7 +19,6 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import socket
 import ssl
 import time
 from contextlib import suppress
@@ -34,6 +33,7 @@ from steinadler.diagnosis.validity import Validity
 from steinadler.errors import RemoteProtocolError, SecurityError
 from steinadler.identity import Address, NodeId
 from steinadler.security import Credentials, PeerIdentity
+from steinadler.transport.carrier import Carrier
 from steinadler.transport.handshake import first_frame
 from steinadler.transport.tls import AnotherProtocol, TlsStream, handshake
 from steinadler.wire.channels import PeerLimits
@@ -78,13 +78,13 @@ async def knock(
     outcome: Outcome | None = None
     with trio.move_on_after(within_s):
         try:
-            sock = await connect(address)
+            carrier = await connect(address)
         except OSError as error:
             obstacle = _ON_THE_WAY.get(error.errno or 0, Obstacle.UNREACHABLE)
             # Trio puts the address into the text.
             return Obstructed(obstacle, os.strerror(error.errno) if error.errno else str(error))
         accepted = True
-        outcome = await _talk(sock, credentials, observer)
+        outcome = await _talk(carrier, credentials, observer)
     match outcome:
         case None:
             obstacle = Obstacle.SILENT if accepted else Obstacle.NO_ANSWER
@@ -95,8 +95,8 @@ async def knock(
             return outcome
 
 
-async def _talk(sock: socket.socket, credentials: Credentials, observer: str | None) -> Outcome:
-    """All that comes after TCP.  Closes the socket."""
+async def _talk(carrier: Carrier, credentials: Credentials, observer: str | None) -> Outcome:
+    """All that comes after TCP.  Closes the carrier."""
     begun = trio.current_time()
     shown: list[bytes] = []
 
@@ -107,11 +107,11 @@ async def _talk(sock: socket.socket, credentials: Credentials, observer: str | N
     try:
         context = credentials.client_context()
     except SecurityError as error:
-        sock.close()
+        carrier.close()
         return Obstructed(Obstacle.NO_CREDENTIALS, str(error))
     stream: TlsStream | None = None
     try:
-        stream = await handshake(sock, context, server_side=False, judge=judge)
+        stream = await handshake(carrier, context, server_side=False, judge=judge)
         certificate = Validity.of_der(f"the certificate of {stream.peer}", shown[0])
         if observer is None:
             await _wait_for_refusal(stream)

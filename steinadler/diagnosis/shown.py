@@ -22,17 +22,18 @@ from steinadler.identity import Address
 from steinadler.security import SpiffePattern
 from steinadler.security.contexts import ALPN
 from steinadler.security.peer import spiffe_id
+from steinadler.transport.carrier import SocketCarrier
 from steinadler.transport.tls import handshake
 
 LOOK_S = 1.0
 
 
-async def connect(address: Address) -> socket.socket:
+async def connect(address: Address) -> SocketCarrier:
     """A TCP connection to a literal address; raises `OSError`, waits as long as the kernel does."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with trio.socket.socket(family, socket.SOCK_STREAM) as sock:
         await sock.connect((address.host, address.port))
-        return socket.socket(fileno=sock.detach())
+        return SocketCarrier(socket.socket(fileno=sock.detach()))
 
 
 async def look(address: Address) -> Shown | None:

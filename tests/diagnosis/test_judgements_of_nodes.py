@@ -183,7 +183,7 @@ def test_a_member_that_does_not_answer_is_a_warning() -> None:
     [
         ({HERE: ANSWERS}, False, OK, "is reached at all its addresses"),
         ({HERE: ANSWERS, THERE: SILENT}, False, NOTE, "not at 10.0.0.2:4000"),
-        ({THERE: SILENT}, False, WARNING, "cannot be reached from here"),
+        ({THERE: SILENT}, False, NOTE, "cannot be reached from here"),
         ({Address("127.0.0.1", 1): REFUSED}, True, NOTE, "loopback alone"),
         ({Address("localhost", 1): REFUSED}, True, NOTE, "loopback alone"),
         ({Address("127.0.0.1", 1): REFUSED}, False, None, ""),
@@ -197,6 +197,16 @@ def test_addresses_that_members_give_out(
     found = of(Topic.ADDRESSES, member(addresses=addresses, here=here))
     assert [each[0] for each in found] == ([] if level is None else [level])
     assert all(words in seen for _, seen in found)
+
+
+def test_a_member_that_cannot_be_reached_and_does_not_answer_is_a_warning() -> None:
+    mute = member(addresses={THERE: SILENT}, failure="no answer within 2 s")
+    assert of(Topic.ADDRESSES, mute)[0][0] is WARNING
+
+
+def test_a_member_that_listens_nowhere_is_in_order() -> None:
+    (found,) = of(Topic.ADDRESSES, member(listens=False))
+    assert found == (OK, "alice listens nowhere, and only dials")
 
 
 def test_members_that_were_not_asked_are_a_note() -> None:

@@ -120,5 +120,5 @@ async def test_a_member_that_only_dials_out_is_no_problem(
     await meet(one, other)
     told = await doctor(await switch.machine("bob"), home, "--seed", f"{alice.address}:{PORT}")
     assert (told.code, told.problems) == (0, [])
-    (addresses,) = told.of("addresses", "warning")
+    (addresses,) = told.of("addresses", "note", "warning")
     assert addresses.startswith(f"carol gives out {carol.address}:{PORT}")
