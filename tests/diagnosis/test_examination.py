@@ -87,6 +87,17 @@ async def test_a_cluster_in_order(nodes: Nodes) -> None:
     assert {member.node.name for member in bob.members()} == {"alice", "bob"}
 
 
+async def test_a_member_that_only_dials_is_asked_through_another(nodes: Nodes) -> None:
+    alice = await nodes.open("alice")
+    await nodes.open("carol", host=None, listen=False)
+    with trio.fail_after(10):
+        await alice.wait_for_member("carol")
+    diagnosis = await examined(nodes.home)
+    assert diagnosis.first is None
+    assert [text.split()[0] for text in said(diagnosis, Topic.MEMBER, OK)] == ["alice", "carol"]
+    assert said(diagnosis, Topic.ADDRESSES, OK) == ["carol listens nowhere, and only dials"]
+
+
 async def test_nothing_is_made_in_a_home_that_is_not_there(tmp_path: Path) -> None:
     diagnosis = await examined(tmp_path / "home")
     assert not (tmp_path / "home").exists()

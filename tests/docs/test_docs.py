@@ -26,6 +26,7 @@ from steinadler import (
     WireSettings,
 )
 from steinadler.cli.root import root
+from steinadler.diagnosis import Topic
 from steinadler.wire.handshake import RejectReason
 
 ROOT = Path(__file__).parents[2]
@@ -200,6 +201,7 @@ COMMANDS = [
     "send",
     "call",
     "top",
+    "doctor",
 ]
 
 
@@ -221,6 +223,14 @@ def test_the_reference_of_the_command_line_is_complete() -> None:
         assert options - {"--help"} <= set(re.findall(r"--[a-z-]+", section)), command
     listed = help_of().split("Commands:")[1]
     assert set(re.findall(r"^  (\w+)", listed, re.MULTILINE)) == {"cluster", *COMMANDS}
+
+
+def test_every_topic_of_the_doctor_is_listed_with_its_check() -> None:
+    section = read("docs/operations.md").split("### `steinadler doctor`", 1)[1].split("\n##", 1)[0]
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (`.*`) \|$", section, re.MULTILINE)
+    listed = [topic for _, topics in rows for topic in re.findall(r"`([a-z-]+)`", topics)]
+    assert sorted([*listed, "unfinished"]) == sorted(Topic)
+    assert "`unfinished`" in section
 
 
 @pytest.mark.parametrize("name", NAMES)
