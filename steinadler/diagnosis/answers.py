@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import assert_never
 
 from steinadler.diagnosis.findings import Finding, Level, Topic, listed, note, ok, problem, warning
@@ -21,7 +22,7 @@ from steinadler.diagnosis.outcomes import (
     Shown,
     TurnedAway,
 )
-from steinadler.diagnosis.validity import day
+from steinadler.diagnosis.validity import day, judge_certificate
 from steinadler.identity import Address
 from steinadler.wire.handshake import RejectReason
 
@@ -55,19 +56,21 @@ class Knocked:
 class NodesFacts:
     """What was found; `cluster_id` is ours, None when no credentials could be taken.
 
-    `looked` says where was looked, `left_out` how many addresses were too many.
+    `looked` says where was looked, `left_out` how many addresses were too many, `unfinished` how
+    many had not answered when the time was over.
     """
 
     cluster_id: str | None
     looked: str
     knocked: tuple[Knocked, ...] = ()
     left_out: int = 0
+    unfinished: int = 0
     multicast: bool = False
     seeded: bool = False
 
 
-def judge_nodes(facts: NodesFacts) -> list[Finding]:
-    """What this comes to."""
+def judge_nodes(facts: NodesFacts, now: datetime) -> list[Finding]:
+    """What this comes to, at the time `now`."""
     if facts.cluster_id is None:
         return [
             note(
@@ -80,7 +83,9 @@ def judge_nodes(facts: NodesFacts) -> list[Finding]:
     for each in facts.knocked:
         if isinstance(each.outcome, Reached):
             reached.setdefault(each.outcome.identity.name, []).append(each)
-    findings = [_judge_reached(name, at) for name, at in sorted(reached.items())]
+    findings: list[Finding] = []
+    for name, at in sorted(reached.items()):
+        findings += _judge_reached(name, at, now)
     if not findings:
         findings.append(_judge_nobody(facts))
     seeds_reached = {each.given for at in reached.values() for each in at if each.given}
@@ -103,21 +108,31 @@ def judge_nodes(facts: NodesFacts) -> list[Finding]:
                 "nothing, if so many are right; else see what the sources name",
             )
         )
+    if facts.unfinished:
+        findings.append(
+            warning(
+                Topic.UNFINISHED,
+                f"{facts.unfinished} addresses had not answered when the time was over",
+                "give more time (--timeout)",
+            )
+        )
     return findings
 
 
-def _judge_reached(name: str, at: Sequence[Knocked]) -> Finding:
+def _judge_reached(name: str, at: Sequence[Knocked], now: datetime) -> list[Finding]:
     outcomes = [each.outcome for each in at if isinstance(each.outcome, Reached)]
     quickest = min(outcome.took_s for outcome in outcomes) * 1000
     sources = listed(dict.fromkeys(source for each in at for source in each.sources))
     how = "answers" if all(outcome.node is not None for outcome in outcomes) else "lets us in"
     where = listed(str(each.address) for each in at)
-    role = outcomes[0].identity.role
-    return ok(
+    role, certificate = outcomes[0].identity.role, outcomes[0].certificate
+    answers = ok(
         Topic.DIALLED,
         f"{role} {name} {how} at {where} ({sources}), within {quickest:.0f} ms; its certificate is "
-        f"good until {day(outcomes[0].certificate.ends)}",
+        f"good until {day(certificate.ends)}",
     )
+    ends = judge_certificate(certificate, now, renew="see its log, which says why it has no newer")
+    return [answers] if ends.level is Level.OK else [answers, ends]
 
 
 def _judge_nobody(facts: NodesFacts) -> Finding:

@@ -19,7 +19,7 @@ from typing import Any
 
 import trio
 
-from steinadler.diagnosis.cluster import MemberFacts, Skew
+from steinadler.diagnosis.cluster import ClusterFacts, MemberFacts, Skew
 from steinadler.diagnosis.home import Introduction
 from steinadler.diagnosis.knocking import knock
 from steinadler.diagnosis.outcomes import Obstacle, Obstructed, Outcome, Reached
@@ -29,10 +29,11 @@ from steinadler.node import Node, open_node
 
 ASK_S = 2.0
 _HEARSAY_S = 1.0
+_TRY_S = 4.0
 _CALLS = 3
 MAX_MEMBERS = 64
-MAX_ADDRESSES = 8
-_AT_ONCE = 16
+MAX_ADDRESSES = 64
+_AT_ONCE = 32
 
 
 @dataclass(slots=True)
@@ -51,8 +52,8 @@ async def ask_members(
     introduction: Introduction,
     known: Mapping[Address, Outcome],
     here: frozenset[str],
-) -> tuple[MemberFacts, ...]:
-    """Ask all members, in some seconds at most.
+) -> ClusterFacts:
+    """Ask the members, `MAX_MEMBERS` of them, in some seconds at most.
 
     `known` is how addresses answered that were knocked at before; those are not tried again.
     `here` are the names of nodes on this machine.
@@ -69,9 +70,7 @@ async def ask_members(
         observer=True,
     ) as node:
         answers = await _ask_all(node)
-        addresses = {
-            member.node.name: member.addresses[:MAX_ADDRESSES] for member in node.members()
-        }
+        addresses = {member.node.name: member.addresses for member in node.members()}
     outcomes = dict(known)
     to_try = {each for name in answers for each in addresses.get(name, ()) if each not in known}
     limit = trio.CapacityLimiter(_AT_ONCE)
@@ -80,12 +79,16 @@ async def ask_members(
         async with limit:
             outcomes[address] = await knock(address, introduction.credentials, None)
 
-    async with trio.open_nursery() as nursery:
-        for address in to_try:
-            nursery.start_soon(attempt, address)
-    return tuple(
-        _facts(name, answer, addresses.get(name), outcomes, name in here)
-        for name, answer in sorted(answers.items())
+    with trio.move_on_after(_TRY_S):
+        async with trio.open_nursery() as nursery:
+            for address in sorted(to_try)[:MAX_ADDRESSES]:
+                nursery.start_soon(attempt, address)
+    return ClusterFacts(
+        tuple(
+            _facts(name, answer, addresses.get(name), outcomes, name in here)
+            for name, answer in sorted(answers.items())
+        ),
+        left_out=len(addresses.keys() - answers.keys()),
     )
 
 

@@ -51,11 +51,15 @@ class MemberFacts:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
-    """`members` is None where nobody was asked; `why_not` says why, and `do` what is to be done."""
+    """`members` is None where nobody was asked; `why_not` says why, and `do` what is to be done.
+
+    `left_out` is how many more members there are than were asked.
+    """
 
     members: tuple[MemberFacts, ...] | None = None
     why_not: str = ""
     do: str = ""
+    left_out: int = 0
 
 
 def judge_cluster(facts: ClusterFacts) -> list[Finding]:
@@ -68,6 +72,9 @@ def judge_cluster(facts: ClusterFacts) -> list[Finding]:
     findings += _judge_clocks(answering)
     for each in facts.members:
         findings += _judge_addresses(each)
+    if facts.left_out:
+        seen = f"{facts.left_out} more members were not asked: {len(facts.members)} are enough"
+        findings.append(note(Topic.MEMBER, seen, "run this command on their machines too"))
     return findings
 
 

@@ -46,7 +46,6 @@ from steinadler.identity import Address
 from steinadler.security import open_home
 
 EXAMINATION_S = 15.0
-_KNOCKS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Subject:
     """What to examine: the ways to the cluster that a node here would be given.
 
     `home` None is this user's, `cluster` None the default one; `files` are a certificate of another
-    PKI, for the home's.
+    PKI, for the home's.  `sources` are run, so that they are good for one examination.
     """
 
     home: Path | None = None
@@ -132,14 +131,12 @@ class _Examination:
         look = partial(look_at_home, self._home, subject.cluster, subject.files)
         self.home, introduction = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
         self._introduction = introduction
-        limit = trio.CapacityLimiter(_KNOCKS_AT_ONCE)
 
         async def knock_at(address: Address, introduction: Introduction) -> None:
             self._knocks += 1
             # Each is another observer, so that none takes another's connection away.
             name = introduction.observer and f"{introduction.observer}.{self._knocks}"
-            async with limit:
-                self._outcomes[address] = await knock(address, introduction.credentials, name)
+            self._outcomes[address] = await knock(address, introduction.credentials, name)
 
         async with trio.open_nursery() as nursery:
 
@@ -174,7 +171,7 @@ class _Examination:
             if each.hint is not None and "runtime" in each.sources
         }
         try:
-            members = await ask_members(
+            return await ask_members(
                 self._home.path,
                 self._subject.cluster,
                 introduction,
@@ -183,7 +180,6 @@ class _Examination:
             )
         except SteinadlerError as error:
             return ClusterFacts(None, str(error), "run this command again; else see their logs")
-        return ClusterFacts(members)
 
     # -- judging ------------------------------------------------------------------------------
 
@@ -221,7 +217,7 @@ class _Examination:
                     judge_network(self.network) if self.network else None,
                 ),
                 check("names", "Do names stand for addresses?", self._judge_names()),
-                check("nodes", "Who is found, and does everybody answer?", self._judge_nodes()),
+                check("nodes", "Who is found, and does everybody answer?", self._judge_nodes(now)),
                 check(
                     "cluster",
                     "Do members agree, and can each be reached?",
@@ -238,7 +234,7 @@ class _Examination:
         found = self._search.found
         return judge_names(NamesFacts(name, stands_for, found.seeds, found.problems))
 
-    def _judge_nodes(self) -> list[Finding] | None:
+    def _judge_nodes(self, now: datetime) -> list[Finding] | None:
         search, subject = self._search, self._subject
         if search is None or not self._searched:
             return None
@@ -263,9 +259,11 @@ class _Examination:
                     if each.address in self._outcomes
                 ),
                 len(search.found.left_out),
+                len(search.found.proposals.keys() - self._outcomes.keys()),
                 subject.mdns,
                 subject.seeded,
-            )
+            ),
+            now,
         )
 
     def _judge_neighbourhood(self) -> list[Finding] | None:

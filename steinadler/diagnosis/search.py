@@ -46,6 +46,7 @@ class Sightings:
     """All that the search has come across so far."""
 
     proposals: dict[Address, Proposal] = field(default_factory=dict)
+    # Beyond `MAX_ADDRESSES`.
     left_out: set[Address] = field(default_factory=set)
     strangers: dict[Stranger, None] = field(default_factory=dict)
     other_versions: set[str] = field(default_factory=set)
@@ -110,9 +111,16 @@ class Search:
 
     async def _ask(self, source: Source, nursery: trio.Nursery) -> None:
         first = trio.Event()
+        named: set[Address] = set()
 
         def found(candidate: Candidate) -> None:
             first.set()
+            if candidate.address in named:
+                return
+            if len(named) >= MAX_ADDRESSES:  # whoever wrote them must not matter
+                self.found.left_out.add(candidate.address)
+                return
+            named.add(candidate.address)
             nursery.start_soon(self._look_up, candidate.address, candidate.source)
 
         with trio.move_on_after(LISTEN_S):

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import trio
-from conftest import Nodes
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -74,7 +73,7 @@ async def listening(answer: bytes | None) -> AsyncIterator[Address]:
 # -- in order ------------------------------------------------------------------------------------
 
 
-async def test_a_cluster_in_order(nodes: Nodes) -> None:
+async def test_a_cluster_in_order(nodes: Any) -> None:
     alice, bob = await nodes.open_all("alice", "bob")
     diagnosis = await examined(nodes.home, seeds=alice.addresses)
     assert diagnosis.healthy
@@ -87,7 +86,7 @@ async def test_a_cluster_in_order(nodes: Nodes) -> None:
     assert {member.node.name for member in bob.members()} == {"alice", "bob"}
 
 
-async def test_a_member_that_only_dials_is_asked_through_another(nodes: Nodes) -> None:
+async def test_a_member_that_only_dials_is_asked_through_another(nodes: Any) -> None:
     alice = await nodes.open("alice")
     await nodes.open("carol", host=None, listen=False)
     with trio.fail_after(10):
@@ -128,7 +127,7 @@ async def test_what_is_not_through_in_time_is_told(tmp_path: Path) -> None:
     ],
 )
 async def test_modes_by_which_others_could_get_in(
-    nodes: Nodes, path: str, mode: int, nobody_is_asked: bool
+    nodes: Any, path: str, mode: int, nobody_is_asked: bool
 ) -> None:
     await nodes.open("alice")
     (nodes.home / path).chmod(mode)
@@ -188,7 +187,7 @@ async def test_a_cluster_of_another_name(tmp_path: Path) -> None:
 # -- homes that joined, and files of another PKI -------------------------------------------------
 
 
-def join(nodes: Nodes, home: Path, *given: tuple[str, str], made: datetime | None = None) -> None:
+def join(nodes: Any, home: Path, *given: tuple[str, str], made: datetime | None = None) -> None:
     """Make a home that has joined the cluster of the nodes, with these credentials."""
     issuer = Home(nodes.home)
     cluster = issuer.cluster("default")
@@ -206,7 +205,7 @@ def join(nodes: Nodes, home: Path, *given: tuple[str, str], made: datetime | Non
     Home(home).create_joined("default", cluster.id, [authority.certificate], fill)
 
 
-async def test_a_home_that_joined_asks_as_its_observer(nodes: Nodes, tmp_path: Path) -> None:
+async def test_a_home_that_joined_asks_as_its_observer(nodes: Any, tmp_path: Path) -> None:
     alice = await nodes.open("alice")
     join(nodes, tmp_path / "joined", ("node", "bob"), (OBSERVER, "bob"))
     diagnosis = await examined(tmp_path / "joined", seeds=alice.addresses)
@@ -215,9 +214,7 @@ async def test_a_home_that_joined_asks_as_its_observer(nodes: Nodes, tmp_path: P
     assert len(said(diagnosis, Topic.CERTIFICATE, OK)) == 2
 
 
-async def test_a_home_that_was_given_no_observer_does_not_join(
-    nodes: Nodes, tmp_path: Path
-) -> None:
+async def test_a_home_that_was_given_no_observer_does_not_join(nodes: Any, tmp_path: Path) -> None:
     """It knocks as far as TLS, and nobody takes it for a member."""
     alice = await nodes.open("alice")
     join(nodes, tmp_path / "joined", ("node", "bob"))
@@ -230,7 +227,7 @@ async def test_a_home_that_was_given_no_observer_does_not_join(
 
 @pytest.mark.parametrize(("age", "level"), [(0, OK), (6, WARNING), (8, PROBLEM)])
 async def test_credentials_that_nobody_renews(
-    nodes: Nodes, tmp_path: Path, age: int, level: Level
+    nodes: Any, tmp_path: Path, age: int, level: Level
 ) -> None:
     """Good for seven days, and renewed with a third of that left, as a rule."""
     Home(nodes.home, clock=lambda: datetime.now(UTC) - 100 * DAY).default_cluster()
@@ -255,7 +252,7 @@ def files_of(folder: Path, authority: Authority, role: str, begun: datetime) -> 
     return CertificateSource(folder / "ops.pem", None, folder / "ca.pem", None)
 
 
-async def test_files_of_another_pki(nodes: Nodes, tmp_path: Path) -> None:
+async def test_files_of_another_pki(nodes: Any, tmp_path: Path) -> None:
     """They are judged as nodes judge them, and an observer's is asked with."""
     now = datetime.now(UTC)
     authority = Authority.create(CLUSTER, now - 100 * DAY)
@@ -277,7 +274,7 @@ async def test_files_of_another_pki(nodes: Nodes, tmp_path: Path) -> None:
 # -- seeds and names -----------------------------------------------------------------------------
 
 
-async def test_seeds_at_which_something_else_is(nodes: Nodes, tmp_path: Path) -> None:
+async def test_seeds_at_which_something_else_is(nodes: Any, tmp_path: Path) -> None:
     """Each is told in words of its own, and the node that answers beside them is found."""
     alice = await nodes.open("alice")
     theirs = await nodes.open("mallory", home=tmp_path / "theirs")
@@ -335,7 +332,7 @@ async def test_a_name_server_that_does_not_answer(tmp_path: Path) -> None:
 # -- who else is about ---------------------------------------------------------------------------
 
 
-async def test_nodes_of_another_cluster_of_the_same_home(nodes: Nodes) -> None:
+async def test_nodes_of_another_cluster_of_the_same_home(nodes: Any) -> None:
     """The machine has a node, and not of the cluster that is asked for."""
     Home(nodes.home).create_cluster("lab")
     await nodes.open("alice", cluster="lab")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -32,7 +32,8 @@ def at(
 
 
 def judged(*knocked: Knocked, seeded: bool = False) -> list[Finding]:
-    return judge_nodes(NodesFacts(OURS, "everywhere", knocked, 0, True, seeded))
+    facts = NodesFacts(OURS, "everywhere", knocked, multicast=True, seeded=seeded)
+    return judge_nodes(facts, GOOD.begins)
 
 
 def test_who_answers_is_told_with_all_addresses() -> None:
@@ -87,8 +88,22 @@ def test_that_nobody_is_there_is_a_warning(
 
 
 def test_without_credentials_nobody_is_asked() -> None:
-    (found,) = judge_nodes(NodesFacts(None, "everywhere"))
+    (found,) = judge_nodes(NodesFacts(None, "everywhere"), GOOD.begins)
     assert (found.topic, found.level) == (Topic.FOUND, NOTE)
+
+
+def test_what_was_too_much_or_too_slow_is_told() -> None:
+    facts = NodesFacts(OURS, "everywhere", (at(HERE, ANSWERS, "dns"),), left_out=3, unfinished=2)
+    _, left_out, unfinished = judge_nodes(facts, GOOD.begins)
+    assert (left_out.topic, left_out.level) == (Topic.FOUND, NOTE)
+    assert (unfinished.topic, unfinished.level) == (Topic.UNFINISHED, WARNING)
+
+
+def test_a_node_whose_certificate_is_not_renewed_is_told() -> None:
+    facts = NodesFacts(OURS, "everywhere", (at(HERE, ANSWERS, "mdns"),))
+    _, ends = judge_nodes(facts, GOOD.ends - timedelta(days=1))
+    assert (ends.topic, ends.level) == (Topic.CERTIFICATE, WARNING)
+    assert "see its log" in ends.do
 
 
 @pytest.mark.parametrize("obstacle", Obstacle)
@@ -207,6 +222,12 @@ def test_a_member_that_cannot_be_reached_and_does_not_answer_is_a_warning() -> N
 def test_a_member_that_listens_nowhere_is_in_order() -> None:
     (found,) = of(Topic.ADDRESSES, member(listens=False))
     assert found == (OK, "alice listens nowhere, and only dials")
+
+
+def test_how_many_were_not_asked_is_told() -> None:
+    *_, found = judge_cluster(ClusterFacts((member(),), left_out=936))
+    assert (found.topic, found.level) == (Topic.MEMBER, NOTE)
+    assert "936 more" in found.seen
 
 
 def test_members_that_were_not_asked_are_a_note() -> None:

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
-from conftest import Nodes
 
 from steinadler.config import DialSettings, WireSettings
 from steinadler.diagnosis.home import look_at_home
@@ -92,7 +92,7 @@ async def hang_up(stream: SecureStream) -> None:
 
 
 async def test_a_node_answers_and_forgets_who_came(
-    nodes: Nodes, caplog: pytest.LogCaptureFixture
+    nodes: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "steinadler")
     alice = await nodes.open("alice")
@@ -115,7 +115,7 @@ async def test_a_node_answers_and_forgets_who_came(
     assert [each.getMessage() for each in caplog.records if "observer" in each.getMessage()] == []
 
 
-async def test_another_cluster_is_named(nodes: Nodes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_another_cluster_is_named(nodes: Any, caplog: pytest.LogCaptureFixture) -> None:
     alice = await nodes.open("alice")
     theirs = Home(nodes.home).cluster("default").id
     outcome = await obstructed(alice.addresses[0])
