@@ -342,3 +342,12 @@ async def test_nodes_of_another_cluster_of_the_same_home(nodes: Any) -> None:
     assert diagnosis.healthy
     assert said(diagnosis, Topic.FOUND, WARNING)
     assert (await examined(nodes.home, cluster="lab")).first is None
+
+
+async def test_an_examination_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+    """Multicast and all; that no thread is left is checked after every test."""
+    Home(tmp_path).default_cluster()
+    async with listening(None) as silent:
+        with trio.move_on_after(0.3) as scope:
+            await examine(Subject(tmp_path, seeds=(silent,)))
+    assert scope.cancelled_caught
