@@ -40,7 +40,7 @@ def doctor(where: Where, timeout_s: float, as_json: bool) -> None:
     Give it the options that the nodes are given: it looks for the cluster as they do.  It looks at
     this machine and its clock, at the home and its certificates, at interfaces and multicast, at
     names, and at who is found where and how each address answers; it asks the members that do for
-    their clocks and addresses, and tells which other clusters are about.  It changes nothing.  The
+    their clocks and addresses, and tells which other clusters are about.  It mends nothing.  The
     exit code is 1 when there is a problem.
 
     Run it on both machines that do not meet: each sees one direction.

@@ -5,10 +5,10 @@ causes lie: before the network is blamed, this machine and its credentials must 
 a node is, there must be a way to it.
 
     machine        versions, TLS, the clock, file descriptors
-    home           whose cluster: folders, keys, certificates, dates
+    home           whose cluster: folders, keys, certificates, dates (`credentials`)
     network        interfaces, and whether multicast comes back on each (`multicast`)
     names          what host names stand for
-    nodes          who was found, by which source, and how each address answers (`knocking`)
+    nodes          who was found (`search`), and how each address answers (`knocking`, `answers`)
     cluster        what those that answer say: clocks, addresses, who else is a member (`asking`)
     neighbourhood  other clusters that are about, two nodes of one name
 
@@ -18,8 +18,9 @@ from facts to findings.  So what is said of a state of the world is a table, whi
 without that state.  `examination` runs the looking side by side, within a time, and asks the
 judges.
 
-Looking changes nothing: no cluster is made, no permission mended, nobody joins as a member.  A
-node that is dialled sees an observer that comes and leaves.
+Looking makes no cluster, mends no permission, and joins nobody as a member.  A node that is
+dialled sees an observer that comes and leaves.  Files that dead nodes left in the runtime folder
+are cleared away, as by every command.
 
 What was refused: to look at the packet filter's rules, which takes root and differs on every
 system.  What a filter does shows in what does not arrive; and what one machine cannot see, namely

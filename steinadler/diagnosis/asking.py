@@ -20,7 +20,7 @@ from typing import Any
 import trio
 
 from steinadler.diagnosis.cluster import ClusterFacts, MemberFacts, Skew
-from steinadler.diagnosis.home import Introduction
+from steinadler.diagnosis.credentials import Introduction
 from steinadler.diagnosis.knocking import knock
 from steinadler.diagnosis.outcomes import Obstacle, Obstructed, Outcome, Reached
 from steinadler.errors import SteinadlerError

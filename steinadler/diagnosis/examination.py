@@ -24,14 +24,9 @@ import trio
 from steinadler.diagnosis.answers import Knocked, NodesFacts, judge_nodes
 from steinadler.diagnosis.asking import ask_members
 from steinadler.diagnosis.cluster import ClusterFacts, judge_cluster
+from steinadler.diagnosis.credentials import Introduction, look_at_home
 from steinadler.diagnosis.findings import Check, Diagnosis, Finding, Topic, warning
-from steinadler.diagnosis.home import (
-    CertificateSource,
-    HomeFacts,
-    Introduction,
-    judge_home,
-    look_at_home,
-)
+from steinadler.diagnosis.home import CertificateSource, HomeFacts, judge_home
 from steinadler.diagnosis.knocking import knock
 from steinadler.diagnosis.machine import MachineFacts, judge_machine, look_at_machine
 from steinadler.diagnosis.multicast import look_at_network

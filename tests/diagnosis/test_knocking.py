@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from steinadler.config import DialSettings, WireSettings
-from steinadler.diagnosis.home import look_at_home
+from steinadler.diagnosis.credentials import look_at_home
 from steinadler.diagnosis.knocking import knock
 from steinadler.diagnosis.outcomes import Obstacle, Obstructed, Outcome, Reached, TurnedAway
 from steinadler.identity import Address, NodeId
