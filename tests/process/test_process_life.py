@@ -175,12 +175,13 @@ async def test_exit_signals_by_the_rules_of_otp(node: Node) -> None:
 
 
 async def test_exit_signals_do_not_touch_what_every_node_relies_on(node: Node) -> None:
-    for name in ("$echo", "$entities", "$info", "$names", "$spawn", "$statistics"):
+    names = ("$echo", "$entities", "$info", "$names", "$relay", "$spawn", "$statistics", "$streams")
+    for name in names:
         node.exit(name, "kill")
         node.exit(name, "enough")
     await trio.testing.wait_all_tasks_blocked()
     assert await node.call("$echo", 1) == 1
-    assert (await node.call("$info", None))["processes"] == 7
+    assert (await node.call("$info", None))["processes"] == len(names)
 
 
 async def test_an_on_abandoned_callback_that_raises_harms_nobody(
