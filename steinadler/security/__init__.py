@@ -6,7 +6,7 @@ named and given a role by that certificate (`peer`); nobody else gets past the T
 
 - `home` keeps clusters on disk and makes the default one on first use; `cluster_folder` is what it
   keeps of one;
-- `authority` signs certificates with a cluster's key;
+- `authority` signs certificates with a cluster's key, and `signing_request` says for whom else;
 - `credentials` are what a node shows and whom it trusts: certified by the authority at hand, or
   `from_files` that another PKI, or a join, has put there;
 - `contexts` makes TLS contexts of them;

@@ -89,9 +89,14 @@ class Authority:
         return fingerprint(self.certificate)
 
     def issue(
-        self, identity: PeerIdentity, public_key: ec.EllipticCurvePublicKey, now: datetime
+        self,
+        identity: PeerIdentity,
+        public_key: ec.EllipticCurvePublicKey,
+        now: datetime,
+        *,
+        validity: timedelta = CERTIFICATE_VALIDITY,
     ) -> x509.Certificate:
-        """Sign a certificate for `identity`, valid for seven days and backdated five minutes.
+        """Sign a certificate for `identity`, valid for so long and backdated five minutes.
 
         It serves both ends of a connection, because every node dials and is dialled.  It never
         outlives the authority; raises `SecurityError` when the authority itself is not valid
@@ -104,7 +109,7 @@ class Authority:
                 f"{self.certificate.not_valid_after_utc}, and it is {now}; "
                 "correct the clock, or make a new cluster"
             )
-        until = min(now + CERTIFICATE_VALIDITY, self.certificate.not_valid_after_utc)
+        until = min(now + validity, self.certificate.not_valid_after_utc)
         return (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
