@@ -40,6 +40,14 @@ class HandshakeRejected(SecurityError):
         self.detail = detail
 
 
+class CertificateRevoked(SecurityError):
+    """A certificate, or every one of its name, was taken back: a peer's, or this node's own.
+
+    A node whose own is revoked ends with this: to start it again is in vain until the name is
+    readmitted.
+    """
+
+
 class NotAuthorized(SecurityError):
     """The peer is known, but may not do what it asked."""
 
