@@ -39,6 +39,7 @@ from steinadler.config import (
 from steinadler.entity.python import Entity, command
 from steinadler.entity.router import EntityRef
 from steinadler.errors import (
+    CertificateRevoked,
     ClaimError,
     ConfigError,
     DeliveryError,
@@ -121,6 +122,7 @@ __all__ = [
     "Address",
     "ByteStream",
     "Call",
+    "CertificateRevoked",
     "ChildInfo",
     "ChildSpec",
     "ClaimError",

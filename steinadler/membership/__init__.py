@@ -14,6 +14,7 @@ ordered instead of UDP.
 
 from steinadler.membership.events import (
     Admission,
+    Bar,
     Blocked,
     Cleared,
     Connected,
@@ -46,6 +47,7 @@ from steinadler.membership.swim import Swim
 
 __all__ = [
     "Admission",
+    "Bar",
     "Blocked",
     "Cleared",
     "Connected",

@@ -16,6 +16,11 @@ holds: all others have long heard of it, and would be told of each member once m
 record about a name it does not know, because it may be one that it has forgotten: nodes would
 remind each other for ever.  Nor does a table grow for ever (X4).
 
+**Barred names** have no records.  Nobody says who was barred by membership's own means: each node
+learns it for itself, by what cannot be forged, and what one that has not learned it yet says of
+such a name is passed over.  To declare them LEFT for all was refused: any member could then put out
+any other, and for good.
+
 An observer's name is nobody's, so records about it are about somebody else; and it passes
 nothing on.
 """
@@ -56,6 +61,7 @@ class Beliefs:
         self.forgetful_at = math.inf
         # Who was the only one known when it was met; until tables are next compared.
         self.introducer: NodeId | None = None
+        self._barred: frozenset[str] = frozenset()
         self._table = table
         self._neighbours = neighbours
         self._rumours = rumours
@@ -109,6 +115,8 @@ class Beliefs:
     def believe(self, record: Member, reason: str, now: float, *, news: bool = True) -> None:
         """Join `record` with what is held, with all that follows if that changes."""
         name = record.node.name
+        if name in self._barred:
+            return
         entry = self._table.find(name)
         old = None if entry is None else entry.member
         if old is not None:
@@ -128,6 +136,21 @@ class Beliefs:
             self._detector.suspicions.reckon(name)  # one more accuser shortens it
         if news and not self._observer:
             self._rumours.add(record)
+
+    def is_barred(self, name: str) -> bool:
+        """Whether nobody of that name may be a member."""
+        return name in self._barred
+
+    def bar(self, names: frozenset[str], now: float) -> None:
+        """Hold nothing about these names from now on: whoever has one of them is down."""
+        for name in sorted(names - self._barred):
+            entry = self._table.find(name)
+            if entry is not None:
+                down = entry.member.in_state(MemberState.DOWN)
+                self.believe(down, "revoked", now, news=False)
+                self._table.drop(name)
+                self._rumours.forget(name)
+        self._barred = names
 
     def relabel(self, labels: tuple[tuple[str, str], ...]) -> None:
         """This node has these labels from now on; an observer's are told to nobody.

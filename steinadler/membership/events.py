@@ -67,6 +67,13 @@ class Relabel:
 
 
 @dataclass(frozen=True, slots=True)
+class Bar:
+    """Nodes of these names may not be members from now on, and no others are barred."""
+
+    names: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """This node leaves for good.  The engine says so to all, and stops."""
 
@@ -79,6 +86,7 @@ Input: TypeAlias = (
     | ObserverConnected
     | ObserverDisconnected
     | Relabel
+    | Bar
     | Leave
 )
 
@@ -196,3 +204,5 @@ class Admission(Enum):
     NAME_IN_USE = "name_in_use"
     # A later life of that name is known, or this very life has left.
     STALE = "stale"
+    # Nobody of that name may be a member.
+    BARRED = "barred"

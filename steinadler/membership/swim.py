@@ -40,6 +40,7 @@ from steinadler.membership.beliefs import Beliefs
 from steinadler.membership.detection import Detector
 from steinadler.membership.events import (
     Admission,
+    Bar,
     Blocked,
     Connected,
     Disconnected,
@@ -205,6 +206,8 @@ class Swim:
         self._begin(now)
         if self._beliefs.is_me(node.name):
             return Admission.NAME_IN_USE
+        if self._beliefs.is_barred(node.name):
+            return Admission.BARRED
         entry = self._table.find(node.name)
         if entry is None:
             return Admission.ADMITTED
@@ -247,6 +250,8 @@ class Swim:
                 self._rumours.observers.discard(node)
             case Relabel(labels):
                 self._beliefs.relabel(labels)
+            case Bar(names):
+                self._beliefs.bar(names, now)
             case Leave():
                 self._on_leave()
             case _:

@@ -15,6 +15,8 @@ protocol of its own: credit, size limits, errors and cancellation are those of e
                  ("run", export, args) -> what the function returns; giving up the call ends it
     $entities    entity calls of other nodes: see `steinadler.entity.service`
     $streams     opens streams for other nodes: see `steinadler.stream.service`
+    $trust       whom this node trusts, and certificates from its authority: see
+                 `steinadler.node.trusting`
     $relay       carries connections between others: see `steinadler.node.relaying`
 """
 
@@ -34,7 +36,7 @@ import trio
 from steinadler.entity import service as entity_service
 from steinadler.errors import ConfigError, NodeClosed, SteinadlerError
 from steinadler.identity import Address, ProcessId
-from steinadler.node import relaying
+from steinadler.node import relaying, trusting
 from steinadler.process import Call, Exports, Process
 from steinadler.process.exports import ProcessFunction
 from steinadler.stream import service as stream_service
@@ -60,6 +62,7 @@ def start_all(runtime: Runtime, max_processes: int) -> None:
     spawn(entity_service.serve, runtime.entities, name=entity_service.SERVICE)
     spawn(stream_service.serve, runtime.streams, name=stream_service.SERVICE)
     spawn(runtime.relaying.serve, name=relaying.SERVICE)
+    spawn(runtime.trusting.serve, name=trusting.SERVICE)
     spawn(_spawner, runtime, max_processes, name="$spawn")
 
 

@@ -34,6 +34,7 @@ from steinadler.errors import (
 from steinadler.identity import OBSERVER, Address, NodeId
 from steinadler.membership import (
     Admission,
+    Bar,
     Blocked,
     Cleared,
     Connected,
@@ -71,7 +72,15 @@ from steinadler.transport.connections import Connections
 from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import Network
 from steinadler.wire.handshake import Hello, Reject, RejectReason, decode_labels
-from steinadler.wire.session import Arrived, Event, GoodbyeReceived, Gossiped, Granted, RegistryTold
+from steinadler.wire.session import (
+    Arrived,
+    Event,
+    GoodbyeReceived,
+    Gossiped,
+    Granted,
+    RegistryTold,
+    TrustTold,
+)
 
 logger = logging.getLogger("steinadler.node")
 
@@ -94,6 +103,7 @@ class Listener(Protocol):
     def peer_lost(self, link: Link, reason: str) -> None: ...
     def arrived(self, link: Link, items: Arrived) -> None: ...
     def registry_told(self, link: Link, data: bytes) -> None: ...
+    def trust_told(self, link: Link, data: bytes) -> None: ...
 
 
 class Peering:
@@ -354,7 +364,7 @@ class Peering:
                         f"the cluster holds the name {self._node.name!r} for another life of it "
                         f"(incarnation {by.incarnation}): two nodes have one name"
                     )
-                    self._fail(NameConflict(text))
+                    self.fail(NameConflict(text))
                 case _:
                     assert_never(effect)
 
@@ -377,13 +387,18 @@ class Peering:
                 logger.info("back, as they were: %s", names)
         self._listener.sides_changed(event)
         if event.minority and self._config.in_minority is Minority.STOP:
-            self._fail(self._minority())
+            self.fail(self._minority())
 
     def _wake_waiters(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
 
-    def _fail(self, failure: SteinadlerError) -> None:
+    def bar(self, names: frozenset[str]) -> None:
+        """Have no node of these names for a member: those that are are down, "revoked"."""
+        self._handle(Bar(names))
+
+    def fail(self, failure: SteinadlerError) -> None:
+        """End this node with an error, which comes out of its block."""
         if self._failure is None:
             self._failure = failure
             self._failed.set()
@@ -436,9 +451,11 @@ class Peering:
                 )
                 if hello.node.name == self._node.name and hello.node < self._node:
                     # The second of a name gives way, whichever of the two dials.
-                    self._fail(NameConflict(text))
+                    self.fail(NameConflict(text))
                     return Reject(RejectReason.CLOSING, "it came second, and gives way")
                 return Reject(RejectReason.NAME_IN_USE, text)
+            case Admission.BARRED:
+                return Reject(RejectReason.IDENTITY, f"{hello.node.name!r} was revoked")
             case Admission.STALE if self._has_left(hello.node):
                 # It was dialling when it left: nothing is wrong.
                 return Reject(RejectReason.CLOSING, f"{hello.node.name!r} has left the cluster")
@@ -457,12 +474,12 @@ class Peering:
         if reject.reason not in (RejectReason.NAME_IN_USE, RejectReason.STALE):
             return
         if by == self._node.name:  # no shadow: that very node answered
-            self._fail(NameConflict(reject.detail))
+            self.fail(NameConflict(reject.detail))
         now = trio.current_time()
         if self._turned_away_since is None:
             self._turned_away_since = now
         elif now - self._turned_away_since >= NAME_CONFLICT_PATIENCE_S:
-            self._fail(NameConflict(reject.detail))
+            self.fail(NameConflict(reject.detail))
 
     def link_connected(self, link: Link, hello: Hello) -> None:
         self._turned_away_since = None
@@ -506,6 +523,8 @@ class Peering:
                     self._handle(Received(link.node, decode(data)))
                 case RegistryTold(data):
                     self._listener.registry_told(link, data)
+                case TrustTold(data):
+                    self._listener.trust_told(link, data)
                 case GoodbyeReceived(reason):
                     self._say_farewell(link, reason)
                 case Granted():

@@ -35,6 +35,7 @@ from steinadler.node.peering import Peering
 from steinadler.node.relaying import Relaying
 from steinadler.node.router import Router
 from steinadler.node.statistics import Gauges
+from steinadler.node.trusting import Trusting
 from steinadler.node.watching import Watching
 from steinadler.process import Exports, Process, ProcessStatistics
 from steinadler.process.exports import ProcessFunction
@@ -114,6 +115,9 @@ class Runtime:
         self.router.on_stream_signal = self.streams.table.signalled
         self.relaying = Relaying(id_, self.peering, self.streams, config.dial.max_relayed, rng)
         self.peering.connections.use_relays(self.relaying)
+        self.trusting = Trusting(
+            id_, network.credentials, self.peering, self.router.call, self.set_own_label, rng
+        )
         self.gauges = Gauges(
             self.processes,
             self.peering,
@@ -226,6 +230,9 @@ class Runtime:
 
     def connection_changed(self, node: NodeId) -> None:
         self.relaying.connection_changed(node)
+        link = self.peering.connections.link(node)
+        if link is not None and link.connected:
+            self.trusting.connected(link)
 
     def peer_lost(self, link: Link, reason: str) -> None:
         self.gauges.peer_lost(link)
@@ -238,6 +245,9 @@ class Runtime:
 
     def registry_told(self, link: Link, data: bytes) -> None:
         self.naming.received(link, data)
+
+    def trust_told(self, link: Link, data: bytes) -> None:
+        self.trusting.told(link, data)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -264,6 +274,7 @@ class Runtime:
                 await nursery.start(self._run_streams)
                 await nursery.start(self._run_naming)
                 await nursery.start(self.relaying.run)
+                await nursery.start(self.trusting.run)
                 builtin.start_all(self, self._config.max_processes)
                 peering = partial(self.peering.run, listen=listen)
                 self.addresses = await nursery.start(peering, host, port)

@@ -25,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from steinadler.errors import SecurityError
 from steinadler.security.peer import PeerIdentity
+from steinadler.security.revocation import NOBODY, Revocations
 
 AUTHORITY_VALIDITY = timedelta(days=3650)
 CERTIFICATE_VALIDITY = timedelta(days=7)
@@ -39,12 +40,22 @@ class Authority:
     as the object lives, because renewal needs it.
     """
 
-    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-        """Raise `ValueError` when `key` is not the one that `certificate` was made for."""
+    def __init__(
+        self,
+        certificate: x509.Certificate,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        revoked: Revocations = NOBODY,
+    ) -> None:
+        """`revoked`: who gets no certificate.
+
+        Raises `ValueError` when `key` is not the one that `certificate` was made for.
+        """
         if certificate.public_key() != key.public_key():
             raise ValueError("the key does not belong to the certificate")
         self.certificate = certificate
         self.key = key
+        self.revoked = revoked
 
     @classmethod
     def create(cls, cluster_id: str, now: datetime) -> Authority:
@@ -100,8 +111,10 @@ class Authority:
 
         It serves both ends of a connection, because every node dials and is dialled.  It never
         outlives the authority; raises `SecurityError` when the authority itself is not valid
-        at `now`.
+        at `now`, and `CertificateRevoked` for a name that is to get none.
         """
+        # Here, and not with those who ask for it: whatever signs, signs by this.
+        earliest = self.revoked.earliest_for(identity.name)
         if not self.certificate.not_valid_before_utc <= now < self.certificate.not_valid_after_utc:
             raise SecurityError(
                 f"the certificate authority of cluster {identity.cluster_id} is valid from "
@@ -109,14 +122,16 @@ class Authority:
                 f"{self.certificate.not_valid_after_utc}, and it is {now}; "
                 "correct the clock, or make a new cluster"
             )
-        until = min(now + validity, self.certificate.not_valid_after_utc)
+        since, until = now - CLOCK_SKEW, min(now + validity, self.certificate.not_valid_after_utc)
+        if earliest is not None:
+            since = max(since, earliest)
         return (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
             .issuer_name(self.certificate.subject)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - CLOCK_SKEW)
+            .not_valid_before(since)
             .not_valid_after(until)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)

@@ -1,9 +1,12 @@
 """What is kept of one cluster on disk, and in which order it changes.
 
     cluster.json                    format, kind ("issuer" or "joined"), name, id, time of creation
-    ca.pem                          the authorities that are trusted; the first one signs
+    ca.pem                          the authorities that are trusted, the one that signs first; and,
+                                    in a block of its own, the document that says so (`trust`)
     ca.key                          issuer: its private key
+    ca.next.pem                     issuer, in a rotation: the next key and its certificate
     credentials/<role>.<name>.pem   joined: a key and its certificate, as the issuer signed it
+    trust.lock                      held while ca.pem, or the issuer's key, is replaced
 
 A cluster's key either is here, and every node signs for itself, or is not and never was, and a
 node is whom a token let in (`kind`).  All files have mode 0600.  Each is replaced whole and
@@ -13,15 +16,21 @@ this cluster is read from the constraint within them.  Format 1, which every hom
 were joined ones, has the authority's fingerprint in `cluster.json`, and holds one authority; it is
 read, and becomes format 2 when the authorities change.
 
+The document with the revocations is in `ca.pem`, and not beside it, for that reason: certificates
+that it does not name are as damaged as one that is missing.  Whoever replaces the file by hand
+replaces both, and begins again at version 0, with nobody revoked.
+
 Readers take no lock.  What they read is checked before it is used.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,16 +40,20 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from steinadler.errors import ConfigError, SecurityError
+from steinadler.errors import ConfigError, RemoteProtocolError, SecurityError
 from steinadler.identity import check_node_name, check_role
 from steinadler.security.authority import Authority, constrained_to, fingerprint
-from steinadler.security.files import read_secret, replace_file, write_new
-from steinadler.security.from_files import read_authorities
+from steinadler.security.files import exclusive_lock, read_secret, replace_file, write_new
+from steinadler.security.from_files import authorities_in, read_file
+from steinadler.security.trust import Trust, read, signers_of
 
 _CLUSTER_ID = re.compile(r"[0-9a-f]{32}\Z")
 _FORMAT = 2
 _ISSUER = "issuer"
 _JOINED = "joined"
+_BLOCK = re.compile(
+    rb"-----BEGIN STEINADLER TRUST-----\s+([A-Za-z0-9+/=\s]*)-----END STEINADLER TRUST-----"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +83,7 @@ class ClusterFolder:
         self.name = name or path.name
         self.trust_path = path / "ca.pem"
         self.key_path = path / "ca.key"
+        self.next_path = path / "ca.next.pem"
         self._description_path = path / "cluster.json"
 
     # -- reading ------------------------------------------------------------------------------
@@ -113,22 +127,32 @@ class ClusterFolder:
 
     def trust(self) -> tuple[x509.Certificate, ...]:
         """The authorities that are trusted, the one that signs first."""
-        return self._authorities(self.read().id)
+        return self.read_trust().authorities
+
+    def read_trust(self) -> Trust:
+        """Whom to trust, and who was revoked."""
+        return self._read_trust(self.read().id)
 
     def authority(self) -> Authority:
-        """The authority that signs, with its key."""
-        pem = read_secret(self.key_path)
-        try:
-            key = serialization.load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise damaged(self.key_path, "it is not a PEM private key") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise damaged(self.key_path, "it is not an elliptic-curve key")
+        """The authority whose key is here, and signs."""
+        key = _private_key(self.key_path, read_secret(self.key_path))
         # By key, not by place: in a rotation the new key comes before, or after, the new order.
-        for certificate in self.trust():
+        trust = self.read_trust()
+        for certificate in trust.authorities:
             if certificate.public_key() == key.public_key():
-                return Authority(certificate, key)
+                return Authority(certificate, key, revoked=trust.revoked)
         raise damaged(self.key_path, "the key does not belong to any certificate in ca.pem")
+
+    def next_authority(self) -> Authority | None:
+        """The authority that a rotation has made and not yet put in its place."""
+        if not self.next_path.exists():
+            return None
+        pem = read_secret(self.next_path)
+        try:
+            certificate = x509.load_pem_x509_certificate(pem)
+            return Authority(certificate, _private_key(self.next_path, pem))
+        except ValueError as error:
+            raise damaged(self.next_path, str(error)) from error
 
     def credentials_path(self, role: str, name: str) -> Path:
         """Where a joined home keeps the key and certificate of this role and name."""
@@ -145,14 +169,29 @@ class ClusterFolder:
         return sorted(found)
 
     def _authorities(self, cluster_id: str) -> tuple[x509.Certificate, ...]:
+        return self._read_trust(cluster_id).authorities
+
+    def _read_trust(self, cluster_id: str) -> Trust:
         try:
-            found = read_authorities(self.trust_path)
+            # Once, so that certificates and document are of the same moment.
+            pem = read_file(self.trust_path)
+            found = authorities_in(self.trust_path, pem)
         except SecurityError as error:
             raise damaged(self.trust_path, str(error)) from error
         for each in found:
             if constrained_to(each) != cluster_id:
                 raise damaged(self.trust_path, "it holds the authority of another cluster")
-        return found
+        block = _BLOCK.search(pem)
+        if block is None:
+            return Trust(cluster_id, 0, found)
+        try:
+            trust = read(base64.b64decode(block[1]))
+            signed = signers_of(trust)
+        except (RemoteProtocolError, ValueError) as error:
+            raise damaged(self.trust_path, f"its document cannot be read: {error}") from error
+        if trust.cluster_id != cluster_id or trust.authorities != found or not signed:
+            raise damaged(self.trust_path, "its certificates are not those that were signed")
+        return trust
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -180,23 +219,69 @@ class ClusterFolder:
         """Keep a key and its certificate, in the place of former ones."""
         replace_file(self.credentials_path(role, name), _key_pem(key) + _pem(chain))
 
-    def replace_trust(self, authorities: Sequence[x509.Certificate]) -> None:
-        """Trust these from now on; the first is the one that signs.  No change writes nothing."""
+    def take_trust(self, later: Trust) -> Trust:
+        """Hold this if it is later than what is held, and return what is held then.
+
+        Blocks for some milliseconds.  Raises `SecurityError` as `Trust.judge` does.
+        """
+        with self._locked():
+            held = self.read_trust()
+            if held.judge(later):
+                self._write_trust(later)
+                return later
+            return held
+
+    def change_trust(self, change: Callable[[Trust, list[Authority]], Trust]) -> Trust:
+        """Hold what `change` makes of what is held and of the authorities whose keys are here.
+
+        Blocks for some milliseconds.  Raises what `change` raises, and then nothing has changed.
+        """
+        with self._locked():
+            held = self.read_trust()
+            made = change(held, self._authorities_at_hand())
+            if made.mark != held.mark:
+                self._write_trust(made)
+            return made
+
+    def make_next_authority(self, now: datetime) -> Authority:
+        """The authority that is to take the place of the present one, made if there is none yet."""
+        with self._locked():
+            made = self.next_authority()
+            if made is None:
+                made = Authority.create(self.read().id, now)
+                replace_file(self.next_path, _key_pem(made.key) + _pem([made.certificate]))
+            return made
+
+    def use_next_authority(self) -> None:
+        """Sign with the key of the next authority, which `ca.pem` has as the one that signs."""
+        with self._locked():
+            made = self.next_authority()
+            if made is not None and made.certificate == self.read_trust().signs:
+                replace_file(self.key_path, _key_pem(made.key))
+                self.next_path.unlink()
+
+    def _authorities_at_hand(self) -> list[Authority]:
+        made = self.next_authority()
+        return [self.authority()] if made is None else [self.authority(), made]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            with exclusive_lock(self.path / "trust.lock"):
+                yield
+        except OSError as error:
+            raise SecurityError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def _write_trust(self, trust: Trust) -> None:
         cluster = self.read()
-        if not authorities or any(constrained_to(each) != cluster.id for each in authorities):
-            raise SecurityError(f"those are no authorities of cluster {cluster.id}")
-        if list(authorities) == list(self._authorities(cluster.id)):
-            return
         # The description first, so that no moment has a fingerprint that is not in ca.pem.
         kind = _JOINED if cluster.joined else _ISSUER
         description = _description(kind, cluster.name, cluster.id, cluster.created)
         if self._description_path.read_bytes() != description:
             replace_file(self._description_path, description)
-        replace_file(self.trust_path, _pem(authorities))
-
-    def replace_authority_key(self, key: ec.EllipticCurvePrivateKey) -> None:
-        """Sign with this key from now on, whose certificate is in `ca.pem` already."""
-        replace_file(self.key_path, _key_pem(key))
+        text = "\n".join(textwrap.wrap(base64.b64encode(trust.document).decode(), 64))
+        block = f"-----BEGIN STEINADLER TRUST-----\n{text}\n-----END STEINADLER TRUST-----\n"
+        replace_file(self.trust_path, _pem(trust.authorities) + block.encode())
 
 
 def _description(kind: str, name: str, cluster_id: str, created: datetime) -> bytes:
@@ -220,6 +305,16 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
+
+
+def _private_key(path: Path, pem: bytes) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise damaged(path, "it is not a PEM private key") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise damaged(path, "it is not an elliptic-curve key")
+    return key
 
 
 def _read(path: Path) -> bytes:

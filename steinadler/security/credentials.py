@@ -13,6 +13,11 @@ next handshake shows the new certificate.  A renewal that fails while the old ce
 good is one warning, and is tried again after ten seconds; a task that renews was refused, because
 it would have to be told when the clock is set, and its failure would be nobody's.
 
+**Whom to trust** (`trust`) is held in memory and, in homes, on disk.  A document that others bring
+counts from `adopt` on, at once; `store_trust`, which waits for the disk, comes afterwards.  What
+the disk has that is later was put there by another process of this home, and is taken at the next
+look.
+
 The key of `IssuedCredentials` is made when they are, and is held in memory only: every life of a
 node has its own, nothing needs to be guarded on disk, and a restart is a rotation.
 """
@@ -23,18 +28,19 @@ import abc
 import logging
 import ssl
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from steinadler.errors import SecurityError
+from steinadler.errors import CertificateRevoked, SecurityError
 from steinadler.security.authority import Authority
 from steinadler.security.contexts import ALPN as ALPN
 from steinadler.security.contexts import Shown, make_shown
 from steinadler.security.pattern import SpiffePattern
 from steinadler.security.peer import PeerIdentity
+from steinadler.security.trust import Trust
 
 # How long a failed renewal waits for the next attempt, unless the material changes.
 RETRY_AFTER = timedelta(seconds=10)
@@ -53,12 +59,13 @@ class Credentials(abc.ABC):
     `identity` is what the certificate says; it stays as long as the credentials live.  `pattern`
     is how the certificates of this cluster name their holders.
 
-    A subclass says when its material changed (`_stamp`) and makes contexts of it (`_make`), and
-    ends its `__init__` with `_begin`.
+    A subclass says when its material changed (`_stamp`) and makes contexts of it (`_make`), says
+    whom it trusts (`_read_trust`), and ends its `__init__` with `_begin`.
     """
 
     identity: PeerIdentity
     pattern: SpiffePattern
+    _trust: Trust
 
     @property
     def certificate(self) -> x509.Certificate:
@@ -80,18 +87,80 @@ class Credentials(abc.ABC):
     def judge(self, der: bytes) -> PeerIdentity:
         """Whom a peer's certificate names, its chain having been verified by a context of ours.
 
-        Raises `SecurityError`, with a text for the log, when it is nobody that may connect.
+        Raises `SecurityError`, with a text for the log, when it is nobody that may connect;
+        `CertificateRevoked` when it was one.
         """
-        return self.pattern.identify(der)
+        identity = self.pattern.identify(der)
+        if self._trust.revoked:
+            good_from = x509.load_der_x509_certificate(der).not_valid_before_utc
+            self._trust.revoked.check(identity.name, good_from)
+        return identity
 
-    @abc.abstractmethod
-    def replace_trust(self, authorities: Iterable[x509.Certificate]) -> None:
-        """Trust these authorities, and no others, from the next handshake on.
+    def judge_again(self, der: bytes) -> None:
+        """Judge a certificate that was good in a handshake, after whom to trust has changed.
 
-        Where they are kept on disk they are written there, which blocks for some milliseconds.
-        Raises `SecurityError` when that fails, when there are none, and when it is not this
-        cluster's authority that says whom to trust.
+        Raises as `judge`, and `SecurityError` when its authority is trusted no longer.
         """
+        self.judge(der)
+        if not self._is_of_trusted(x509.load_der_x509_certificate(der)):
+            raise SecurityError("its certificate is of an authority that is trusted no longer")
+
+    # -- whom to trust ------------------------------------------------------------------------
+
+    @property
+    def trust(self) -> Trust:
+        """Whom to trust, and who was revoked, as far as is known here."""
+        return self._trust
+
+    def adopt(self, later: Trust) -> bool:
+        """Trust as this says from now on; False when it is not later than what is held.
+
+        Raises `SecurityError` when nobody who is trusted here signed it.
+        """
+        if not self._trust.judge(later):
+            return False
+        self._trust = later
+        return True
+
+    def store_trust(self) -> None:  # noqa: B027  # most have no such place
+        """Put what is held where it outlives this process, if there is such a place.
+
+        Blocks for some milliseconds.  Raises `SecurityError` when that fails.
+        """
+
+    def change_trust(self, change: Callable[[Trust, list[Authority]], Trust]) -> Trust:
+        """What `change` makes of what is held, and of the authorities whose keys are at hand.
+
+        Blocks for some milliseconds, where it is on disk.  It counts here once it is adopted.
+        Raises what `change` raises, and `SecurityError` when no key is at hand.
+        """
+        raise SecurityError("the key of the cluster's authority is not here")
+
+    def authority(self) -> Authority | None:
+        """The authority that signs for nodes, if its key is at hand.  Blocks as contexts do."""
+        return None
+
+    def look(self) -> None:
+        """See what has changed on the disk, as a handshake would."""
+        with suppress(SecurityError):  # which were complained about already
+            self._current()
+
+    def check_own(self) -> None:
+        """Raise `CertificateRevoked` when peers will not have this node any longer."""
+        revoked, name = self._trust.revoked, self.identity.name
+        if name not in revoked.barred:
+            try:
+                certificate = self._current().certificate
+            except SecurityError:
+                return
+            revoked.check(name, certificate.not_valid_before_utc)
+            return
+        entry = revoked.find(name)
+        assert entry is not None
+        raise CertificateRevoked(
+            f"{self.identity} was revoked at {entry.at}: nobody takes its connections.  Where the "
+            f"cluster's key is, 'steinadler cluster readmit {name}' lets it be certified anew"
+        )
 
     # -- of subclasses ------------------------------------------------------------------------
 
@@ -103,21 +172,36 @@ class Credentials(abc.ABC):
     def _make(self, now: datetime) -> Shown:
         """Contexts of what there is now; raises `SecurityError` when they cannot be made."""
 
+    def _read_trust(self) -> Trust:
+        """Whom to trust as it is kept; raises `SecurityError` when it cannot be read."""
+        return self._trust
+
+    def _is_of_trusted(self, certificate: x509.Certificate) -> bool:
+        """Whether an authority that is trusted now signed a certificate that once was good."""
+        return self._trust.is_trusted(certificate)
+
     def _begin(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._complaint = ""
         # Taken before the making: what changes meanwhile is seen at the next request.
-        self._seen = self._stamp()
+        seen = self._stamp()
+        self._trust = self._read_trust()
+        self._seen = (seen, self._trust.mark)
         self._shown = self._make(clock())
         self._next_attempt = self._shown.renew_at
+        self.check_own()
 
     def _current(self) -> Shown:
         now, stamp = self._clock(), self._stamp()
-        if now >= self._next_attempt or stamp != self._seen:
-            self._seen = stamp
+        if now >= self._next_attempt or (stamp, self._trust.mark) != self._seen:
             try:
+                found = self._read_trust()
+                if found.mark >= self._trust.mark:
+                    self._trust = found
+                self._seen = (stamp, self._trust.mark)
                 self._shown = self._make(now)
             except SecurityError as error:
+                self._seen = (stamp, self._trust.mark)
                 self._next_attempt = now + RETRY_AFTER
                 self._complain(str(error))
             else:
@@ -140,13 +224,6 @@ class Credentials(abc.ABC):
             )
 
 
-class Signing(NamedTuple):
-    """An authority whose key is at hand, and all that are trusted, itself among them."""
-
-    authority: Authority
-    trust: tuple[x509.Certificate, ...]
-
-
 class IssuedCredentials(Credentials):
     """Credentials whose certificate this process signs itself, with the authority's key."""
 
@@ -165,25 +242,33 @@ class IssuedCredentials(Credentials):
         """
         self.identity = identity
         self.pattern = SpiffePattern.of_cluster(identity.cluster_id)
-        self._signing = Signing(authority, tuple(trust) or (authority.certificate,))
+        self._authority: Authority | None = authority
+        self._given = authority
+        self._trust = Trust(
+            identity.cluster_id, 0, tuple(trust) or (authority.certificate,), authority.revoked
+        )
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._begin(clock)
 
-    def replace_trust(self, authorities: Iterable[x509.Certificate]) -> None:
-        trust = tuple(authorities)
-        if not trust:
-            raise SecurityError("a cluster without an authority trusts nobody")
-        self._signing = self._signing._replace(trust=trust)
+    def change_trust(self, change: Callable[[Trust, list[Authority]], Trust]) -> Trust:
+        return change(self._trust, [self._given])
+
+    def authority(self) -> Authority | None:
+        self.look()
+        signs = self._authority
+        # Of the list, what is held here may be later than what the authority was read with.
+        return signs and Authority(signs.certificate, signs.key, revoked=self._trust.revoked)
 
     def _stamp(self) -> object:
-        return self._signing
+        return self._given
 
-    def _read_signing(self) -> Signing:
+    def _read_authority(self) -> Authority:
         """Who signs now; raises `SecurityError` when nobody can."""
-        return self._signing
+        return self._given
 
     def _make(self, now: datetime) -> Shown:
-        authority, trust = self._read_signing()
+        self._authority = None  # unless there still is one
+        self._authority = authority = self._read_authority()
         certificate = authority.issue(self.identity, self._key.public_key(), now)
         renew_at = now + (certificate.not_valid_after_utc - now) * 2 / 3
-        return make_shown([certificate], self._key, trust, renew_at)
+        return make_shown([certificate], self._key, self._trust.authorities, renew_at)

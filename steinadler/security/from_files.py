@@ -17,7 +17,7 @@ The identity may not change while a node lives: its peers know it by that name.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from steinadler.security.credentials import Credentials, utc_now
 from steinadler.security.files import read_secret, stamp_of
 from steinadler.security.pattern import SpiffePattern
 from steinadler.security.peer import PeerIdentity, is_authority, spiffe_id
+from steinadler.security.trust import Trust
 
 # Far more than any bundle has: a wrong path is told at once, and is not read to its end.
 _MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -72,17 +73,23 @@ class FileCredentials(Credentials):
         self.identity, self.pattern = self._identify(self._read_chain()[0], given)
         self._begin(clock)
 
-    def replace_trust(self, authorities: Iterable[x509.Certificate]) -> None:
-        raise SecurityError(
-            f"these credentials trust whom {self._ca} says: put the authorities there, by the "
-            "means of the PKI that it belongs to"
-        )
-
     def _stamp(self) -> object:
         return stamp_of((self._cert, self._key, self._ca))
 
+    def _read_trust(self) -> Trust:
+        # Its authorities are to be the file's; only who was revoked is learned from others, and
+        # from them again after a restart.
+        return Trust(self.pattern.cluster_id, 0, read_authorities(self._ca))
+
+    def _authorities(self) -> tuple[x509.Certificate, ...]:
+        """Whom contexts are to trust."""
+        return read_authorities(self._ca)
+
+    def _is_of_trusted(self, certificate: x509.Certificate) -> bool:
+        return True  # there may be others between; and who trusts a file looks after it
+
     def _make(self, now: datetime) -> Shown:
-        chain, key, trust = self._read_chain(), self._read_key(), read_authorities(self._ca)
+        chain, key, trust = self._read_chain(), self._read_key(), self._authorities()
         leaf = chain[0]
         self._check_identity(leaf)
         self._check_usage(leaf)
@@ -99,7 +106,7 @@ class FileCredentials(Credentials):
     # -- reading ------------------------------------------------------------------------------
 
     def _read_chain(self) -> list[x509.Certificate]:
-        return _certificates(self._cert)
+        return _certificates_in(self._cert, read_file(self._cert))
 
     def _read_key(self) -> PrivateKeyTypes:
         pem = read_secret(self._key, group_may_read=True)
@@ -190,7 +197,12 @@ class FileCredentials(Credentials):
 
 def read_authorities(path: Path) -> tuple[x509.Certificate, ...]:
     """The authorities in a file; raises `SecurityError`, naming it, when it holds anything else."""
-    found = _certificates(path)
+    return authorities_in(path, read_file(path))
+
+
+def authorities_in(path: Path, pem: bytes) -> tuple[x509.Certificate, ...]:
+    """As `read_authorities`, of what was read from `path`."""
+    found = _certificates_in(path, pem)
     for each in found:
         try:
             signs = is_authority(each)
@@ -204,12 +216,16 @@ def read_authorities(path: Path) -> tuple[x509.Certificate, ...]:
     return tuple(found)
 
 
-def _certificates(path: Path) -> list[x509.Certificate]:
+def read_file(path: Path) -> bytes:
+    """What a file of certificates holds; raises `SecurityError`, naming it."""
     try:
         with path.open("rb") as file:
-            pem = file.read(_MAX_FILE_BYTES)
+            return file.read(_MAX_FILE_BYTES)
     except OSError as error:
         raise SecurityError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _certificates_in(path: Path, pem: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:

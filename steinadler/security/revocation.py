@@ -3,8 +3,8 @@
 A name is revoked, not a certificate.  What is stolen or turns bad is a machine: with its key it
 has had, and may have stored, any number of certificates, and nobody keeps a register of them.
 So an entry says up to which moment certificates of the name are void: those that are good from a
-second at or before it.  The cluster's authorities date back what they sign by five minutes, and so an
-issuer whose clock is fast by less than that has signed none in the future of the moment.
+second at or before it.  The cluster's authorities date back what they sign by five minutes, and
+so an issuer whose clock is fast by less than that has signed none that is good later than that.
 
     revoke    moment = now, barred      no certificate of the name is accepted, and none is signed
     readmit   the moment stays          what was void stays void; the name may be certified anew,
@@ -137,6 +137,9 @@ class Revocations:
         oldest = min(since.timestamp() for since in authorities_since)
         kept = (entry for entry in self.entries if entry.barred or entry.moment >= oldest)
         return Revocations(tuple(kept))
+
+
+NOBODY = Revocations()
 
 
 def _rank(entry: Revocation) -> tuple[int, bool]:

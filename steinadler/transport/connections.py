@@ -33,6 +33,7 @@ exchange with races of its own, to save a handshake in the rare case.
 
 from __future__ import annotations
 
+import logging
 import random
 from contextlib import nullcontext
 from typing import Generic, TypeVar
@@ -40,15 +41,18 @@ from typing import Generic, TypeVar
 import trio
 
 from steinadler.config import Config
+from steinadler.errors import SecurityError
 from steinadler.identity import Address, NodeId
 from steinadler.transport.carrier import Carrier
 from steinadler.transport.delegate import Delegate
 from steinadler.transport.dialling import Dialler, DialOutcome, Relays
 from steinadler.transport.handshake import Handshakes, Phase
 from steinadler.transport.link import Link
-from steinadler.transport.network import Network, SecureStream
+from steinadler.transport.network import Network, PeerIdentity, SecureStream
 from steinadler.transport.peer import NO_CONNECTION, Latest, Peer
 from steinadler.wire.handshake import MAX_ADDRESSES, SessionOffer
+
+logger = logging.getLogger("steinadler.transport")
 
 # Proposed addresses that are dialled at once; what is proposed beyond, discovery proposes again.
 MAX_PROPOSED = 16
@@ -92,7 +96,9 @@ class Connections:
         self._config = config
         self._rng = rng
         self._delegate = delegate
-        self._handshakes = Handshakes(network.identity, node, config.wire, delegate)
+        self._handshakes = Handshakes(
+            network.identity, node, config.wire, delegate, network.judge_again
+        )
         self._dialler = Dialler(
             network,
             self._handshakes,
@@ -215,6 +221,25 @@ class Connections:
                 self._given_up.put(node.name, node)
             peer.end(reason)
             self._forget_unused(node.name)
+
+    def identity_of(self, node: NodeId) -> PeerIdentity | None:
+        """Who that life of a node is by its certificate, while it is connected."""
+        link = self.link(node)
+        return None if link is None or link.stream is None else link.stream.peer
+
+    def judge_again(self) -> None:
+        """Whom to trust has changed: connections whose peer would not be let in by what it showed
+        are closed.
+
+        Sessions stay: whoever has something better to show goes on with the next connection.
+        """
+        for link in self.links():
+            if link.stream is not None:
+                try:
+                    self._network.judge_again(link.stream)
+                except SecurityError as error:
+                    logger.info("closed the connection to %s: %s", link.node, error)
+                    link.close_connection()
 
     def propose(self, address: Address) -> None:
         """Dial `address` once, unless we are connected there or on the way, or MAX_PROPOSED others

@@ -17,13 +17,14 @@ as `handshake_timeout_s`, need not be true after it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 import trio
 
 from steinadler.config import WireSettings
-from steinadler.errors import RemoteProtocolError
+from steinadler.errors import RemoteProtocolError, SecurityError
 from steinadler.identity import Address, NodeId
 from steinadler.transport.delegate import Delegate
 from steinadler.transport.link import Link
@@ -78,7 +79,8 @@ _UNREMARKABLE = (RejectReason.SUPERSEDED, RejectReason.SELF, RejectReason.CLOSIN
 class Handshakes:
     """How one node introduces itself, and what it makes of who answers or comes.
 
-    `addresses` is what Hellos say about where this node listens.
+    `addresses` is what Hellos say about where this node listens; `judge_again` raises
+    `SecurityError` for a stream whose peer is not to be let in any more.
     """
 
     def __init__(
@@ -87,11 +89,13 @@ class Handshakes:
         node: NodeId,
         settings: WireSettings,
         delegate: Delegate,
+        judge_again: Callable[[SecureStream], None] = lambda _: None,
     ) -> None:
         self._identity = identity
         self._node = node
         self._settings = settings
         self._delegate = delegate
+        self._judge_again = judge_again
         self.addresses: tuple[Address, ...] = ()
         self.phase = Phase.OPEN
 
@@ -122,6 +126,10 @@ class Handshakes:
         )
 
     def _judge(self, hello: Hello, stream: SecureStream) -> Reject | None:
+        try:  # whom to trust may have changed since the handshake of TLS
+            self._judge_again(stream)
+        except SecurityError as error:
+            return Reject(RejectReason.IDENTITY, str(error))
         return judge_hello(
             hello,
             cluster_id=stream.peer.cluster_id,

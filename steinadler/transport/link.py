@@ -90,6 +90,11 @@ class Link:
         return self.state is LinkState.CONNECTED
 
     @property
+    def stream(self) -> SecureStream | None:
+        """What carries it now."""
+        return self._stream
+
+    @property
     def to_observer(self) -> bool:
         return self.role == OBSERVER
 
@@ -251,6 +256,17 @@ class Link:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return  # the reader finds out, and says so
         self._wake_writer()
+
+    def flush_at_once(self) -> None:
+        """Send what is queued now, if the connection takes anything now: it may be about to end."""
+        if self._stream is not None and self.wants_flush:
+            try:
+                if not self._stream.write_nowait(self.session.data_to_send()):
+                    self.wants_flush = False
+                    self._unsent = True
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return  # the reader finds out, and says so
+            self._wake_writer()
 
     def _wake_writer(self) -> None:
         if self._writer:

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from steinadler.identity import Address
+from steinadler.security.credentials import Credentials
 from steinadler.security.peer import PeerIdentity as PeerIdentity
 from steinadler.transport.carrier import Carrier, Via
 
@@ -31,6 +32,8 @@ class SecureStream(abc.ABC):
 
     peer: PeerIdentity
     remote: Address | Via
+    # The peer's, in DER; empty where the network authenticates otherwise.
+    certificate: bytes = b""
 
     @property
     def direct(self) -> bool:
@@ -80,6 +83,13 @@ class Network(abc.ABC):
     """How a node reaches others.  One per node: it holds the node's credentials."""
 
     identity: PeerIdentity
+    # What they are in certificates, where the network authenticates by them.
+    credentials: Credentials | None = None
+
+    def judge_again(self, stream: SecureStream) -> None:
+        """Raise `SecurityError` when the peer of this stream would not be let in any more."""
+        if self.credentials is not None and stream.certificate:
+            self.credentials.judge_again(stream.certificate)
 
     @abc.abstractmethod
     async def serve(

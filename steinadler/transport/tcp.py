@@ -54,7 +54,7 @@ class TcpNetwork(Network):
         self, credentials: Credentials, settings: DialSettings, wire: WireSettings
     ) -> None:
         self.identity = credentials.identity
-        self._credentials = credentials
+        self.credentials: Credentials = credentials
         self._handshakes = trio.Semaphore(settings.max_handshakes)
         self._handshake_timeout_s = wire.handshake_timeout_s
         self._idle_poll_s = wire.idle_poll_s
@@ -143,7 +143,7 @@ class TcpNetwork(Network):
             await handler(stream)
 
     async def _secure(self, carrier: Carrier, *, server_side: bool) -> TlsStream:
-        credentials = self._credentials
+        credentials = self.credentials
         context = credentials.server_context() if server_side else credentials.client_context()
         stream = await handshake(carrier, context, server_side=server_side, judge=credentials.judge)
         if isinstance(carrier, SocketCarrier):

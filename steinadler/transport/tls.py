@@ -96,10 +96,16 @@ class TlsStream(SecureStream):
     """A `SecureStream` over TLS 1.3; made by `handshake`."""
 
     def __init__(
-        self, ciphertext: _Ciphertext, tls: ssl.SSLObject, peer: PeerIdentity, remote: Address | Via
+        self,
+        ciphertext: _Ciphertext,
+        tls: ssl.SSLObject,
+        peer: PeerIdentity,
+        remote: Address | Via,
+        certificate: bytes,
     ) -> None:
         self.peer = peer
         self.remote = remote
+        self.certificate = certificate
         self._ciphertext = ciphertext
         self._tls = tls
         self._state = _State.OPEN
@@ -252,7 +258,8 @@ async def handshake(
             raise SecurityError(explain(error)) from error
         except OSError as error:
             raise trio.BrokenResourceError(explain(error)) from error
-        return TlsStream(ciphertext, tls, judge(_certificate(tls)), remote)
+        certificate = _certificate(tls)
+        return TlsStream(ciphertext, tls, judge(certificate), remote, certificate)
     except BaseException:
         carrier.close()
         raise

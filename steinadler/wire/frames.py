@@ -48,6 +48,7 @@ class FrameType(IntEnum):
     GOSSIP = 0x04
     GOODBYE = 0x05
     REGISTRY = 0x46  # who does not know it passes it over
+    TRUST = 0x47  # the same
     OPEN = 0x81
     CLOSE = 0x82
     CREDIT = 0x83

@@ -38,6 +38,13 @@ class RegistryTold:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustTold:
+    """What the peer holds to be trusted."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Granted:
     """A channel has credit again; whoever waits for it may go on."""
 
@@ -51,7 +58,7 @@ class GoodbyeReceived:
     reason: str
 
 
-Event: TypeAlias = Arrived | Gossiped | RegistryTold | Granted | GoodbyeReceived
+Event: TypeAlias = Arrived | Gossiped | RegistryTold | TrustTold | Granted | GoodbyeReceived
 
 
 @dataclass(slots=True)

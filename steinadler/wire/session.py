@@ -43,6 +43,7 @@ from steinadler.wire.reports import (
     RegistryTold,
     SessionCounters,
     SessionLevels,
+    TrustTold,
 )
 from steinadler.wire.sending import BATCH_BYTES, Sending
 
@@ -60,6 +61,7 @@ __all__ = [
     "Session",
     "SessionCounters",
     "SessionLevels",
+    "TrustTold",
 ]
 
 # Received but unacknowledged frames' bytes that force an acknowledgement without delay.
@@ -128,8 +130,8 @@ class Session:
     # -- sending ------------------------------------------------------------------------------
 
     def gossip(self, data: bytes, type_: FrameType = FrameType.GOSSIP) -> None:
-        """Send a message of membership, or of the registry (REGISTRY), once: on this connection or
-        not at all.
+        """Send a message of membership, of the registry (REGISTRY) or about whom to trust (TRUST),
+        once: on this connection or not at all.
 
         Dropped while MAX_GOSSIP_BYTES of them wait to be written.
         """
@@ -290,6 +292,8 @@ class Session:
                 events.append(Gossiped(frame.payload))
             case FrameType.REGISTRY:
                 events.append(RegistryTold(frame.payload))
+            case FrameType.TRUST:
+                events.append(TrustTold(frame.payload))
             case FrameType.GOODBYE:
                 events.append(
                     GoodbyeReceived(frame.payload[:MAX_GOODBYE_BYTES].decode(errors="replace"))

@@ -1,0 +1,399 @@
+"""Whom to trust, at one node: what others say of it, what follows, and certificates that run out.
+
+    a peer connects             --> what is held here (TRUST), to it
+    a peer holds something else --> what is held here, to it, when that is later
+                                    "$trust" there, when it says that its own is later
+    a document that is later    --> adopted, told to all that are connected, enforced, stored
+    now and then                --> the home's files, one neighbour, the own certificate
+
+`steinadler.security.trust` says which document is to be taken; this module carries.  What is told
+is lost with its connection, as membership's gossip is; meeting and comparing find what is missing.
+A document travels in the frame that announces it where it fits, so that a revocation takes one step
+for each link on its way.
+
+**Enforcing.**  Names that are barred are members no longer, and every connection is judged anew by
+the certificate that it began with: one that would be refused now is closed.  Its session goes on
+when its peer comes back with a certificate that is good.  So dropping an authority costs each
+connection one handshake, and nobody a message (M3); leaving connections alone was refused, because
+who holds a stolen key could stay for as long as it keeps quiet.
+
+**Certificates.**  A node whose home does not have the authority's key asks a member that has it,
+which it knows by a label: it sends a signing request, and is certified as whom its connection says
+that it is.  To ask takes a certificate that is good and not revoked; that is all the right that it
+needs.  Nothing here is a privilege: what changes a cluster is signed by its authority, and can be
+brought by anybody.
+
+    $trust   "state"               -> what `_state` tells
+             "document"            -> the document, or None in version 0
+             ("take", document)    -> [version, digest] of what is held then
+             ("certify", request)  -> a certificate (DER) for the caller
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from steinadler.errors import (
+    CertificateRevoked,
+    ConfigError,
+    RemoteProtocolError,
+    SecurityError,
+    SteinadlerError,
+)
+from steinadler.identity import Destination, NodeId, ProcessName
+from steinadler.node.peering import Peering
+from steinadler.process import Call, Process
+from steinadler.security.authority import Authority, fingerprint
+from steinadler.security.credentials import Credentials, utc_now
+from steinadler.security.from_files import FileCredentials
+from steinadler.security.home import JoinedCredentials
+from steinadler.security.revocation import NOBODY
+from steinadler.security.signing_request import sign_request
+from steinadler.security.trust import MAX_DOCUMENT_BYTES, Mark, Trust, is_issued_by, read
+from steinadler.transport.link import Link
+from steinadler.wire import plain
+from steinadler.wire.frames import MAX_PAYLOAD_BYTES, FrameType
+
+SERVICE = "$trust"
+# Of members that sign for others: the beginning of their authority's fingerprint.
+LABEL = "$authority"
+LABEL_DIGITS = 16
+
+# How often a node looks at its home's files and its certificate, and compares with a neighbour.
+LOOK_INTERVAL_S = 2.0
+# How long one who signs may take, and how long until the next attempt when none did.
+ASK_TIMEOUT_S = 5.0
+RETRY_S = 10.0
+
+logger = logging.getLogger("steinadler.security")
+
+
+class Trusting:
+    """The part of one node that knows whom it trusts.  Without credentials it does nothing."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        credentials: Credentials | None,
+        peering: Peering,
+        call: Callable[[Destination, object], Awaitable[Any]],
+        set_label: Callable[[str, str | None], None],
+        rng: random.Random,
+    ) -> None:
+        self._me = me
+        self._credentials = credentials
+        self._peering = peering
+        self._call = call
+        self._set_label = set_label
+        self._rng = rng
+        self._enforced: Mark = (0, b"")
+        self._stored: Mark = (0, b"")
+        self._authorities: tuple[x509.Certificate, ...] = ()
+        self._complaint = ""
+        self._renewal_problem = ""
+        self._ask_again_at = 0.0
+        self._share = rng.uniform(0.9, 1)  # of the time until renewal: not all at once
+        self._wake = trio.Event()
+        self._missing = NOBODY  # what was revoked and is not in the document that is held
+        self._fetching: set[NodeId] = set()
+        self._nursery: trio.Nursery | None = None  # while it runs
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep up until cancelled."""
+        credentials = self._credentials
+        if credentials is None:
+            task_status.started()
+            return
+        self._stored = credentials.trust.mark
+        self._authorities = credentials.trust.authorities
+        self._follow(credentials, None)
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._renew_in_time, credentials)
+            task_status.started()
+            try:
+                while True:
+                    with trio.move_on_after(LOOK_INTERVAL_S * self._rng.uniform(0.75, 1.25)):
+                        await self._wake.wait()
+                    self._wake = trio.Event()
+                    credentials.look()
+                    self._follow(credentials, None)
+                    await self._store(credentials)
+                    await self._join(credentials)
+                    self._compare(credentials)
+            finally:
+                self._nursery = None  # which takes nothing more
+
+    # -- what others say ----------------------------------------------------------------------
+
+    def connected(self, link: Link) -> None:
+        """Somebody connected: it is told what is held here, if that is anything."""
+        if self._credentials is not None and self._credentials.trust.version:
+            self._tell(link, self._credentials.trust, whole=False)
+
+    def told(self, link: Link, data: bytes) -> None:
+        """What a peer holds, or tells.  Raises `RemoteProtocolError` for anything else."""
+        version, digest, *rest = plain.array(plain.loads(data), 2)
+        document = rest[0] if rest else None
+        if not isinstance(digest, bytes) or not isinstance(document, (bytes, type(None))):
+            raise RemoteProtocolError("no mark of whom to trust")
+        mark: Mark = (plain.natural(version), digest)
+        credentials = self._credentials
+        if credentials is None:
+            return
+        held = credentials.trust
+        if mark < held.mark:
+            self._tell(link, held, whole=True)
+        elif mark > held.mark and document is not None:
+            try:
+                self._take(credentials, document, link.node)
+            except SecurityError as error:
+                self._complain(f"did not take from {link.node} whom to trust: {error}")
+        elif mark > held.mark and not link.to_observer:  # which could not be called
+            self._fetch(credentials, link.node)
+
+    def _tell(self, link: Link, trust: Trust, *, whole: bool) -> None:
+        if link.connected:
+            version, digest = trust.mark
+            data = plain.dumps([version, digest, trust.document] if whole else [version, digest])
+            if len(data) > MAX_PAYLOAD_BYTES:
+                data = plain.dumps([version, digest])
+            link.session.gossip(data, FrameType.TRUST)
+            link.flush_at_once()
+
+    def _compare(self, credentials: Credentials) -> None:
+        neighbours = self._peering.neighbours()
+        link = self._peering.connections.link(self._rng.choice(neighbours)) if neighbours else None
+        if link is not None:
+            self.connected(link)
+
+    def _fetch(self, credentials: Credentials, node: NodeId) -> None:
+        """Ask for a document that was too large to be told.  One at a time of each peer."""
+        if node not in self._fetching and self._nursery is not None:
+            self._fetching.add(node)
+            self._nursery.start_soon(self._fetch_from, credentials, node)
+
+    async def _fetch_from(self, credentials: Credentials, node: NodeId) -> None:
+        try:
+            with trio.fail_after(ASK_TIMEOUT_S):
+                document = await self._call(ProcessName(SERVICE, node.name), "document")
+            if isinstance(document, bytes):
+                self._take(credentials, document, node)
+        except (SteinadlerError, trio.TooSlowError) as error:
+            why = str(error) or "no answer in time"
+            self._complain(f"did not take from {node} whom to trust: {why}")
+        finally:
+            self._fetching.discard(node)
+
+    def _take(self, credentials: Credentials, document: bytes, source: NodeId) -> None:
+        """Raises `RemoteProtocolError` for what is no document, `SecurityError` as `adopt`."""
+        former, later = credentials.trust, read(document)
+        if credentials.adopt(later):
+            if later.lacks(former):
+                self._missing = self._missing.join(former.revoked)
+            self._follow(credentials, source)
+
+    async def _join(self, credentials: Credentials) -> None:
+        """Two have signed at once: whoever has the key adds what the other one revoked."""
+        missing, self._missing = self._missing, NOBODY
+        if not missing:
+            return
+
+        def joined(held: Trust, signers: list[Authority]) -> Trust:
+            return held.successor(signers, revoked=held.revoked.join(missing))
+
+        with suppress(SecurityError, ConfigError):  # the key is elsewhere
+            made = await trio.to_thread.run_sync(credentials.change_trust, joined)
+            if credentials.adopt(made):
+                self._follow(credentials, None)
+
+    # -- what follows -------------------------------------------------------------------------
+
+    def _follow(self, credentials: Credentials, source: NodeId | None) -> None:
+        """Have what is held now count, here and with others."""
+        self._show_whether_it_signs(credentials)
+        trust = credentials.trust
+        if trust.mark == self._enforced:
+            return
+        self._enforced = trust.mark
+        logger.info(
+            "trusts version %d: %d authorities, %d names revoked",
+            trust.version,
+            len(trust.authorities),
+            len(trust.revoked.barred),
+        )
+        # First of all, so that whoever is revoked hears why.
+        for link in self._peering.connections.links():
+            if link.node != source:
+                self._tell(link, trust, whole=True)
+        try:
+            credentials.check_own()
+        except CertificateRevoked as error:
+            with suppress(SecurityError, ConfigError):  # for whoever starts it again
+                credentials.store_trust()
+            self._peering.fail(error)
+            return
+        self._peering.bar(trust.revoked.barred)
+        self._peering.connections.judge_again()
+        if trust.authorities != self._authorities:
+            self._authorities = trust.authorities
+            self._ask_again_at = 0.0
+        self._wake.set()  # it is to be stored, and perhaps to be certified anew
+
+    async def _store(self, credentials: Credentials) -> None:
+        mark = credentials.trust.mark
+        if mark == self._stored:
+            return
+        try:
+            await trio.to_thread.run_sync(credentials.store_trust)
+        except (SecurityError, ConfigError) as error:
+            self._complain(f"whom to trust could not be stored, and is held in memory: {error}")
+        else:
+            self._stored = mark
+
+    def _complain(self, what: str) -> None:
+        if what != self._complaint:
+            self._complaint = what
+            logger.warning("%s", what)
+
+    # -- certificates -------------------------------------------------------------------------
+
+    def _show_whether_it_signs(self, credentials: Credentials) -> None:
+        authority = credentials.authority()
+        mark = None if authority is None else authority.fingerprint[:LABEL_DIGITS]
+        if dict(self._peering.labels).get(LABEL) != mark:
+            with suppress(SteinadlerError):  # it closes, or has too many labels of its own
+                self._set_label(LABEL, mark)
+
+    async def _renew_in_time(self, credentials: Credentials) -> None:
+        if not isinstance(credentials, JoinedCredentials):
+            return
+        while True:
+            await trio.sleep(LOOK_INTERVAL_S / 4 * self._rng.uniform(0.75, 1.25))
+            now = utc_now()
+            try:
+                certificate = credentials.certificate
+                begin, due = certificate.not_valid_before_utc, credentials.renew_at()
+            except SecurityError as error:
+                self._complain(str(error))
+                continue
+            if due > begin:  # by time, and not because another authority signs
+                due -= (due - begin) * (1 - self._share)
+            if now >= due and trio.current_time() >= self._ask_again_at:
+                left = certificate.not_valid_after_utc - now
+                self._ask_again_at = trio.current_time() + _patience_s(left)
+                await self._renew(credentials, left)
+
+    async def _renew(self, credentials: JoinedCredentials, left: timedelta) -> None:
+        signs = fingerprint(credentials.trust.signs)[:LABEL_DIGITS]
+        able = [m.node.name for m in self._peering.members() if m.label(LABEL) == signs]
+        self._rng.shuffle(able)
+        problem = "no member that has the authority's key is connected"
+        for name in able:
+            request = credentials.make_request()
+            try:
+                with trio.fail_after(ASK_TIMEOUT_S):
+                    answer = await self._call(ProcessName(SERVICE, name), ("certify", request.der))
+                certificate = x509.load_der_x509_certificate(answer)
+                await trio.to_thread.run_sync(credentials.renew, request, certificate)
+            except (SteinadlerError, trio.TooSlowError, ValueError, TypeError) as error:
+                problem = f"{name}: {str(error) or 'no answer in time'}"
+            else:
+                self._renewal_problem = ""
+                logger.info("%s was certified by %s", credentials.identity, name)
+                return
+        self._renewal_problem = problem
+        logger.warning(
+            "the certificate of %s could not be renewed, and is good for %s more: %s",
+            credentials.identity,
+            _rounded(left),
+            problem,
+        )
+
+    # -- the built-in process -----------------------------------------------------------------
+
+    async def serve(self, me: Process) -> None:
+        """Answer calls for as long as the node lives, whatever is asked."""
+        async for message in me:
+            if isinstance(message, Call):
+                try:
+                    message.reply(self._answer(message))
+                except SteinadlerError as error:
+                    message.fail(error)
+
+    def _answer(self, call: Call) -> object:
+        credentials = self._credentials
+        if credentials is None:
+            raise ConfigError("this node's network has no certificates")
+        match call.request:
+            case "state":
+                return self._state(credentials)
+            case "document":
+                return credentials.trust.document or None
+            case ("take", bytes() as document) if len(document) <= MAX_DOCUMENT_BYTES:
+                self._take(credentials, document, call.caller)
+                return list(credentials.trust.mark)
+            case ("certify", bytes() as request):
+                return self._certify(credentials, call.caller, request)
+            case _:
+                raise ConfigError(
+                    "$trust understands 'state', 'document', ('take', document) and "
+                    "('certify', request)"
+                )
+
+    def _certify(self, credentials: Credentials, caller: NodeId, request: bytes) -> bytes:
+        authority = credentials.authority()
+        if authority is None:
+            raise ConfigError(f"{self._me.name} does not have the key of the authority")
+        identity = self._peering.connections.identity_of(caller)
+        if identity is None:
+            raise ConfigError(f"{caller} is not connected here by a certificate")
+        certificate = sign_request(authority, request, identity, utc_now())
+        logger.info("certified %s until %s", identity, certificate.not_valid_after_utc)
+        return certificate.public_bytes(serialization.Encoding.DER)
+
+    def _state(self, credentials: Credentials) -> dict[str, object]:
+        """What it holds and shows, for those who rotate and revoke."""
+        trust = credentials.trust
+        certificate = credentials.certificate
+        by = [fingerprint(each) for each in trust.authorities if is_issued_by(certificate, each)]
+        return {
+            "version": trust.version,
+            "digest": trust.digest,
+            "stored": self._stored == trust.mark,
+            "authorities": [fingerprint(each) for each in trust.authorities],
+            "certified_by": by[0] if by else None,
+            "valid_until": certificate.not_valid_after_utc,
+            "kind": _kind(credentials),
+            "problem": self._renewal_problem,
+        }
+
+
+def _kind(credentials: Credentials) -> str:
+    match credentials:
+        case JoinedCredentials():
+            return "joined"
+        case FileCredentials():
+            return "files"
+        case _:
+            return "issuer"
+
+
+def _patience_s(left: timedelta) -> float:
+    """How long to wait for the next attempt: less, where a certificate lives for seconds."""
+    return min(RETRY_S, max(left.total_seconds() / 10, LOOK_INTERVAL_S / 4))
+
+
+def _rounded(left: timedelta) -> timedelta:
+    return timedelta(seconds=max(round(left.total_seconds()), 0))
