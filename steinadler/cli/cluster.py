@@ -1,4 +1,4 @@
-"""`steinadler cluster init` and `cluster show`: the clusters in this user's home."""
+"""`steinadler cluster ...`: the clusters in this user's home, and who belongs to them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import click
 
 from steinadler.cli.options import as_json
 from steinadler.cli.output import print_json
+from steinadler.cli.revoking import readmit, revoke, revoked
+from steinadler.cli.rotating import rotate_ca
 from steinadler.cli.running import Failed
 from steinadler.errors import SteinadlerError
 from steinadler.security import Cluster, Home, open_home
@@ -13,11 +15,15 @@ from steinadler.security import Cluster, Home, open_home
 
 @click.group()
 def cluster() -> None:
-    """Make clusters, and show those that there are.
+    """Make clusters, show those that there are, and say who belongs to them.
 
     A cluster is a certificate authority: whoever holds its key, in this user's STEINADLER_HOME,
     can run nodes of it.
     """
+
+
+for command in (revoke, readmit, revoked, rotate_ca):
+    cluster.add_command(command)
 
 
 @cluster.command()

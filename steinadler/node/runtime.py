@@ -116,7 +116,7 @@ class Runtime:
         self.relaying = Relaying(id_, self.peering, self.streams, config.dial.max_relayed, rng)
         self.peering.connections.use_relays(self.relaying)
         self.trusting = Trusting(
-            id_, network.credentials, self.peering, self.router.call, self.set_own_label, rng
+            id_, network.credentials, self.peering, self.naming, self.router.call, rng
         )
         self.gauges = Gauges(
             self.processes,

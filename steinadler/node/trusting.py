@@ -18,12 +18,13 @@ connection one handshake, and nobody a message (M3); leaving connections alone w
 who holds a stolen key could stay for as long as it keeps quiet.
 
 **Certificates.**  A node whose home does not have the authority's key asks a member that has it,
-which it knows by a label: it sends a signing request, and is certified as whom its connection says
+which it knows by a group: it sends a signing request, and is certified as whom its connection says
 that it is.  To ask takes a certificate that is good and not revoked; that is all the right that it
 needs.  Nothing here is a privilege: what changes a cluster is signed by its authority, and can be
 brought by anybody.
 
     $trust   "state"               -> what `_state` tells
+             "signers"             -> the names of members that have the authority's key
              "document"            -> the document, or None in version 0
              ("take", document)    -> [version, digest] of what is held then
              ("certify", request)  -> a certificate (DER) for the caller
@@ -49,7 +50,8 @@ from steinadler.errors import (
     SecurityError,
     SteinadlerError,
 )
-from steinadler.identity import Destination, NodeId, ProcessName
+from steinadler.identity import Destination, NodeId, ProcessId, ProcessName
+from steinadler.node.naming import Naming
 from steinadler.node.peering import Peering
 from steinadler.process import Call, Process
 from steinadler.security.authority import Authority, fingerprint
@@ -64,15 +66,16 @@ from steinadler.wire import plain
 from steinadler.wire.frames import MAX_PAYLOAD_BYTES, FrameType
 
 SERVICE = "$trust"
-# Of members that sign for others: the beginning of their authority's fingerprint.
-LABEL = "$authority"
-LABEL_DIGITS = 16
+# The group of those of them that sign for others.
+GROUP = "$authority"
 
 # How often a node looks at its home's files and its certificate, and compares with a neighbour.
 LOOK_INTERVAL_S = 2.0
 # How long one who signs may take, and how long until the next attempt when none did.
 ASK_TIMEOUT_S = 5.0
 RETRY_S = 10.0
+# How long a node that was revoked goes on, so that others hear it before they miss it.
+RESIGN_S = 1.0
 
 logger = logging.getLogger("steinadler.security")
 
@@ -85,15 +88,15 @@ class Trusting:
         me: NodeId,
         credentials: Credentials | None,
         peering: Peering,
+        naming: Naming,
         call: Callable[[Destination, object], Awaitable[Any]],
-        set_label: Callable[[str, str | None], None],
         rng: random.Random,
     ) -> None:
         self._me = me
         self._credentials = credentials
         self._peering = peering
+        self._naming = naming
         self._call = call
-        self._set_label = set_label
         self._rng = rng
         self._enforced: Mark = (0, b"")
         self._stored: Mark = (0, b"")
@@ -104,6 +107,8 @@ class Trusting:
         self._share = rng.uniform(0.9, 1)  # of the time until renewal: not all at once
         self._wake = trio.Event()
         self._missing = NOBODY  # what was revoked and is not in the document that is held
+        self._process: ProcessId | None = None  # of the service
+        self._signs = False
         self._fetching: set[NodeId] = set()
         self._nursery: trio.Nursery | None = None  # while it runs
 
@@ -240,9 +245,8 @@ class Trusting:
         try:
             credentials.check_own()
         except CertificateRevoked as error:
-            with suppress(SecurityError, ConfigError):  # for whoever starts it again
-                credentials.store_trust()
-            self._peering.fail(error)
+            if self._nursery is not None:
+                self._nursery.start_soon(self._resign, error)
             return
         self._peering.bar(trust.revoked.barred)
         self._peering.connections.judge_again()
@@ -267,14 +271,38 @@ class Trusting:
             self._complaint = what
             logger.warning("%s", what)
 
+    async def _resign(self, error: CertificateRevoked) -> None:
+        self._wake.set()  # it is to be stored, for whoever starts this node again
+        await trio.sleep(RESIGN_S)
+        self._peering.fail(error)
+
     # -- certificates -------------------------------------------------------------------------
 
     def _show_whether_it_signs(self, credentials: Credentials) -> None:
         authority = credentials.authority()
-        mark = None if authority is None else authority.fingerprint[:LABEL_DIGITS]
-        if dict(self._peering.labels).get(LABEL) != mark:
-            with suppress(SteinadlerError):  # it closes, or has too many labels of its own
-                self._set_label(LABEL, mark)
+        signs = authority is not None and authority.certificate == credentials.trust.signs
+        if self._process is None or credentials.identity.is_observer or signs == self._signs:
+            return
+        self._signs = signs
+        if signs:
+            self._naming.join(GROUP, self._process)
+        else:
+            self._naming.leave(GROUP, self._process)
+
+    def _signers(self) -> list[str]:
+        found = self._naming.registry.members_of(GROUP)
+        return [process.node.name for process in found]
+
+    async def _find_signers(self, credentials: Credentials) -> list[str]:
+        """The members that sign, in no order; an observer, which holds no groups, asks one."""
+        names = self._signers()
+        neighbours = self._peering.neighbours()
+        if credentials.identity.is_observer and neighbours:
+            asked = ProcessName(SERVICE, self._rng.choice(neighbours).name)
+            with trio.fail_after(ASK_TIMEOUT_S):
+                names = list(map(str, await self._call(asked, "signers")))
+        self._rng.shuffle(names)
+        return names
 
     async def _renew_in_time(self, credentials: Credentials) -> None:
         if not isinstance(credentials, JoinedCredentials):
@@ -296,10 +324,12 @@ class Trusting:
                 await self._renew(credentials, left)
 
     async def _renew(self, credentials: JoinedCredentials, left: timedelta) -> None:
-        signs = fingerprint(credentials.trust.signs)[:LABEL_DIGITS]
-        able = [m.node.name for m in self._peering.members() if m.label(LABEL) == signs]
-        self._rng.shuffle(able)
         problem = "no member that has the authority's key is connected"
+        able: list[str] = []
+        try:
+            able = await self._find_signers(credentials)
+        except (SteinadlerError, trio.TooSlowError, TypeError) as error:
+            problem = str(error) or "no answer in time"
         for name in able:
             request = credentials.make_request()
             try:
@@ -325,6 +355,8 @@ class Trusting:
 
     async def serve(self, me: Process) -> None:
         """Answer calls for as long as the node lives, whatever is asked."""
+        self._process = me.id
+        self._wake.set()
         async for message in me:
             if isinstance(message, Call):
                 try:
@@ -339,6 +371,8 @@ class Trusting:
         match call.request:
             case "state":
                 return self._state(credentials)
+            case "signers":
+                return self._signers()
             case "document":
                 return credentials.trust.document or None
             case ("take", bytes() as document) if len(document) <= MAX_DOCUMENT_BYTES:
@@ -348,7 +382,7 @@ class Trusting:
                 return self._certify(credentials, call.caller, request)
             case _:
                 raise ConfigError(
-                    "$trust understands 'state', 'document', ('take', document) and "
+                    "$trust understands 'state', 'signers', 'document', ('take', document) and "
                     "('certify', request)"
                 )
 
@@ -376,6 +410,7 @@ class Trusting:
             "certified_by": by[0] if by else None,
             "valid_until": certificate.not_valid_after_utc,
             "kind": _kind(credentials),
+            "signs": self._signs,
             "problem": self._renewal_problem,
         }
 

@@ -200,6 +200,9 @@ class Credentials(abc.ABC):
                     self._trust = found
                 self._seen = (stamp, self._trust.mark)
                 self._shown = self._make(now)
+            except CertificateRevoked:  # which is for `check_own` to tell
+                self._seen = (stamp, self._trust.mark)
+                self._next_attempt = now + RETRY_AFTER
             except SecurityError as error:
                 self._seen = (stamp, self._trust.mark)
                 self._next_attempt = now + RETRY_AFTER
