@@ -15,14 +15,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from steinadler.errors import ConfigError, SecurityError
 from steinadler.identity import NODE, OBSERVER
 from steinadler.security import (
-    Authority,
     Cluster,
     ClusterFolder,
     Home,
+    IssuedCredentials,
     JoinedCredentials,
     PeerIdentity,
 )
 from steinadler.security.credentials import utc_now
+from steinadler.security.rotation import Rotation
+from steinadler.security.trust import Trust
 
 
 @pytest.fixture
@@ -148,24 +150,26 @@ def test_a_rotated_authority_is_followed_by_every_node(joined: Home, issuer: Hom
     bob = joined.credentials(joined.default_cluster(), NODE, "bob")
     carol = issuer.credentials(issuer.default_cluster(), NODE, "carol")
     late = joined.credentials(joined.default_cluster(), None, "w-1.x")
-    old, new = place.authority(), Authority.create(issuer.default_cluster().id, utc_now())
+    rotation = Rotation(place)
 
     def meet() -> None:
         for one, other in ((alice, bob), (bob, carol), (carol, alice)):
             shake(one.server_context(), other.client_context())
 
-    for each in (alice, bob):
-        each.replace_trust([old.certificate, new.certificate])
+    def tell(trust: Trust) -> None:
+        for each in (alice, bob, carol):
+            each.adopt(trust)
+            each.store_trust()
+
+    tell(rotation.begin())
     meet()
-    place.replace_authority_key(new.key)
-    for each in (alice, bob):
-        each.replace_trust([new.certificate, old.certificate])
+    tell(rotation.switch())
     folder = joined.cluster_folder(joined.default_cluster())
     folder.store_credentials(NODE, "bob", *sign(issuer, NODE, "bob"))  # type: ignore[arg-type]
     meet()
     for each in (alice, carol, bob):
-        each.certificate.verify_directly_issued_by(new.certificate)
-        each.replace_trust([new.certificate])
+        each.certificate.verify_directly_issued_by(place.trust()[0])
+    tell(rotation.drop())
     meet()
     assert issuer.default_cluster().id == joined.default_cluster().id
     assert issuer.default_cluster().fingerprint != known_as
@@ -185,35 +189,28 @@ def test_a_home_of_the_first_format_is_read_and_becomes_one_of_the_second(
     first |= {"format": 1, "fingerprint": cluster.fingerprint}
     description.write_text(json.dumps(first))
     assert issuer.default_cluster() == cluster
-    other = Authority.create(cluster.id, utc_now()).certificate
-    place.replace_trust(place.trust())
+    place.change_trust(lambda held, _: held)
     assert json.loads(description.read_bytes())["format"] == 1
-    place.replace_trust([*place.trust(), other])
+    added = Rotation(place).begin()
     assert json.loads(description.read_bytes()) == fields
     assert issuer.default_cluster() == cluster
-    assert place.trust()[1] == other
+    assert place.trust() == added.authorities
 
 
 def test_whom_to_trust_counts_also_for_who_was_not_issued_anew(
     joined: Home, issuer: Home, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A node that slept through a rotation must not go on trusting the authority that is gone."""
-    cluster = joined.default_cluster()
-    bob = joined.credentials(cluster, NODE, "bob")
-    alice = issuer.credentials(issuer.default_cluster(), NODE, "alice")
-    bob.replace_trust([Authority.create(cluster.id, utc_now()).certificate])
-    with pytest.raises(ssl.SSLCertVerificationError):
-        shake(alice.server_context(), bob.client_context())
-    assert caplog.records == []
-
-
-def test_nobody_is_trusted_by_mistake(joined: Home, tmp_path: Path) -> None:
-    """Neither no authority at all, nor that of another cluster, takes the place of ours."""
+    place = issuer.cluster_folder(issuer.default_cluster())
     bob = joined.credentials(joined.default_cluster(), NODE, "bob")
-    stranger = Authority.create("f" * 32, utc_now()).certificate
-    for wrong in ([], [stranger]):
-        with pytest.raises(SecurityError, match="no authorities of cluster"):
-            bob.replace_trust(wrong)
+    old = IssuedCredentials(place.authority(), PeerIdentity(bob.trust.cluster_id, NODE, "eve"))
+    rotation = Rotation(place)
+    for step in (rotation.begin, rotation.switch, rotation.drop):
+        shake(old.server_context(), bob.client_context())
+        bob.adopt(step())
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake(old.server_context(), bob.client_context())
+    assert caplog.records == []
 
 
 def test_a_home_without_its_key_renews_nothing(home: Home, cluster: Cluster, clock: Clock) -> None:
