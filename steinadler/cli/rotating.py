@@ -19,6 +19,7 @@ from steinadler.security.trust import Trust
 
 
 @click.command("rotate-ca")
+@click.option("--prepare", is_flag=True, help="Only have everybody trust both authorities.")
 @click.option("--drop-old", is_flag=True, help="Then trust the old authority no longer.")
 @click.option(
     "--timeout",
@@ -31,17 +32,21 @@ from steinadler.security.trust import Trust
 )
 @briefly_joining
 @as_json
-def rotate_ca(drop_old: bool, timeout_s: float, where: Where, as_json: bool) -> None:
+def rotate_ca(prepare: bool, drop_old: bool, timeout_s: float, where: Where, as_json: bool) -> None:
     """Make a new authority for the cluster, and have every member certified by it.
 
     Three steps, each of which waits for every member: all trust both; all are certified by the new
     one; with --drop-old, nobody trusts the old one.  No session is dropped, and no message lost.
     May be interrupted at any time, and goes on when it is run again.  Done where the cluster's key
-    is.  A node that is away must be back before the old authority is dropped, or join anew.
+    is.  A node of another home that is away until the second step has to join anew; --prepare stops
+    before it, so that those who are away can come back.
 
-    With --json: {fingerprint, former, dropped, members}; former: authorities that are trusted
-    still.
+    With --json: {fingerprint, others, members}; fingerprint: of who signs; others: those that are
+    trusted beside it.
     """
+
+    if prepare and drop_old:
+        raise click.UsageError("--prepare stops before what --drop-old is for")
 
     async def rotate() -> None:
         folder = await trio.to_thread.run_sync(folder_of, where)
@@ -56,7 +61,8 @@ def rotate_ca(drop_old: bool, timeout_s: float, where: Where, as_json: bool) -> 
 
             dropping = rotation.is_dropping  # a former run's: it is brought to its end, no more
             if not dropping:
-                await step("trust both authorities", rotation.begin, has)
+                told = await step("trust both authorities", rotation.begin, has)
+            if not dropping and not prepare:
                 told = await step("are certified by the new one", rotation.switch, _certified)
             if drop_old or dropping:
                 told = await step("have dropped the old one", rotation.drop, has)
@@ -89,20 +95,26 @@ def _certified(trust: Trust) -> Lacks:
 
 
 def _tell(trust: Trust, told: list[str], as_json: bool) -> None:
-    former = [fingerprint(each) for each in trust.authorities[1:]]
+    others = [fingerprint(each) for each in trust.authorities[1:]]
     if as_json:
         print_json(
             {
                 "fingerprint": fingerprint(trust.signs),
-                "former": former,
-                "dropped": not former,
+                "others": others,
                 "members": told,
             }
         )
         return
-    click.echo(f"{len(told)} members are certified by {fingerprint(trust.signs)}.")
-    if former:
+    signs = fingerprint(trust.signs)
+    if not others:
+        click.echo(f"{len(told)} members are certified by {signs}, and trust no other.")
+    elif trust.signs.not_valid_before_utc < trust.authorities[1].not_valid_before_utc:
         click.echo(
-            "The old authority is trusted still; 'steinadler cluster rotate-ca --drop-old', when "
-            "nodes that are away have been back, ends that."
+            f"{len(told)} members trust {others[0]} too.  'steinadler cluster rotate-ca', when "
+            "nodes that are away have been back, has it sign."
+        )
+    else:
+        click.echo(
+            f"{len(told)} members are certified by {signs}.  The old authority is trusted still; "
+            "'steinadler cluster rotate-ca --drop-old' ends that."
         )

@@ -104,6 +104,7 @@ class Trusting:
         self._complaint = ""
         self._renewal_problem = ""
         self._ask_again_at = 0.0
+        self._settled_at = 0.0
         self._share = rng.uniform(0.9, 1)  # of the time until renewal: not all at once
         self._wake = trio.Event()
         self._missing = NOBODY  # what was revoked and is not in the document that is held
@@ -120,6 +121,7 @@ class Trusting:
         if credentials is None:
             task_status.started()
             return
+        self._settled_at = trio.current_time() + RETRY_S
         self._stored = credentials.trust.mark
         self._authorities = credentials.trust.authorities
         self._follow(credentials, None)
@@ -330,6 +332,9 @@ class Trusting:
             able = await self._find_signers(credentials)
         except (SteinadlerError, trio.TooSlowError, TypeError) as error:
             problem = str(error) or "no answer in time"
+        if not able and trio.current_time() < self._settled_at:
+            self._ask_again_at = 0.0  # it has just opened, and may not have met anybody yet
+            return
         for name in able:
             request = credentials.make_request()
             try:
