@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -135,7 +135,7 @@ class Trust:
 
 
 def sign(trust: Trust, signers: Iterable[Authority]) -> Trust:
-    """The same with a document, signed by these."""
+    """The same with a document, signed by these; raises `ConfigError` when it can be none."""
     body = plain.dumps(
         [
             _FORMAT,
@@ -153,9 +153,10 @@ def sign(trust: Trust, signers: Iterable[Authority]) -> Trust:
         for signer in signers
     ]
     document = plain.dumps([body, signatures])
-    if len(document) > MAX_DOCUMENT_BYTES:
-        raise ConfigError(f"whom to trust takes {len(document)} bytes, over {MAX_DOCUMENT_BYTES}")
-    return replace(trust, document=document, digest=_digest(body))
+    try:
+        return read(document)
+    except RemoteProtocolError as error:
+        raise ConfigError(f"no member would take this: {error}") from error
 
 
 def read(document: bytes) -> Trust:

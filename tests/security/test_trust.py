@@ -1,4 +1,4 @@
-"""Documents that say whom to trust: who is believed, what is refused, and what two at once come to."""
+"""Documents that say whom to trust: who is believed, what is refused, what two at once come to."""
 
 from __future__ import annotations
 
