@@ -43,6 +43,7 @@ class Traffic:
     received: dict[tuple[str, str], int] = field(default_factory=dict)
     ended: list[str] = field(default_factory=list)
     stop: bool = False
+    seconds: float = 0.0
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         async def sink(me: Process) -> None:
@@ -121,6 +122,7 @@ async def under_traffic(
     traffic = Traffic(opened, rate)
     before = {node.name: (await state_of(alice, node.name))["certified_by"] for node in opened}
     with trio.fail_after(60 * rounds):
+        began = trio.current_time()
         async with trio.open_nursery() as nursery:
             await nursery.start(traffic.run)
             for _ in range(rounds):
@@ -128,7 +130,11 @@ async def under_traffic(
                     between(node)
                 new = await rotate(issuer, opened, told=bob)
                 assert new not in before.values()
+                goal = sum(traffic.sent.values()) + rate  # a second of it, when all goes well
+                while sum(traffic.sent.values()) < goal:  # noqa: ASYNC110
+                    await trio.sleep(0.05)
             traffic.stop = True
+        traffic.seconds = trio.current_time() - began
     for node in opened:
         state = await state_of(node, node.name)
         assert (state["authorities"], state["certified_by"]) == ([new], new)
@@ -161,7 +167,8 @@ async def test_rotations_under_load_and_broken_connections_lose_nothing(
                 link.close_connection()
 
     traffic = await under_traffic(nodes, tmp_path, 1000, 8, cut)
-    print(sum(traffic.received.values()), "messages")  # noqa: T201
+    assert sum(traffic.received.values()) >= 8000
+    print(sum(traffic.received.values()), "messages in", traffic.seconds, "s")  # noqa: T201
 
 
 def made_long_ago(path: Path) -> Home:
