@@ -87,10 +87,12 @@ class Spreading:
                     for member in self._observer.node.members()
                     if member.node.name != without
                 ]
-                missing = dict.fromkeys(names, "no answer")
+                asked = dict.fromkeys(names, "no answer")
+                missing = missing or asked  # until it is known better
                 async with trio.open_nursery() as nursery:
                     for name in names:
-                        nursery.start_soon(self._ask, name, trust, lacks, missing)
+                        nursery.start_soon(self._ask, name, trust, lacks, asked)
+                missing = asked
                 self._say(what, len(names), missing)
                 if names and not missing:
                     return names

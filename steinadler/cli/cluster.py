@@ -11,6 +11,7 @@ from steinadler.cli.rotating import rotate_ca
 from steinadler.cli.running import Failed
 from steinadler.errors import SteinadlerError
 from steinadler.security import Cluster, Home, open_home
+from steinadler.security.authority import fingerprint
 
 
 @click.group()
@@ -45,8 +46,9 @@ def init(name: str, as_json: bool) -> None:
 def show(name: str | None, as_json: bool) -> None:
     """Show the cluster NAME, or all of them.
 
-    With --json: an object {name, id, fingerprint, created, folder}, or without NAME a list of
-    such.  The fingerprint is the SHA-256 of the authority's certificate.
+    With --json: an object {name, id, fingerprint, created, folder, authorities, revoked}, or
+    without NAME a list of such.  The fingerprint is the SHA-256 of the certificate of the authority
+    that signs; authorities: all that are trusted, {fingerprint, valid_until}; revoked: names.
     """
     home = open_home()
     try:
@@ -66,12 +68,19 @@ def show(name: str | None, as_json: bool) -> None:
 
 
 def _facts(cluster: Cluster, home: Home) -> dict[str, object]:
+    folder = home.cluster_folder(cluster)
+    trust = folder.read_trust()
     return {
         "name": cluster.name,
         "id": cluster.id,
         "fingerprint": cluster.fingerprint,
         "created": cluster.created,
-        "folder": str(home.path / "clusters" / cluster.name),
+        "folder": str(folder.path),
+        "authorities": [
+            {"fingerprint": fingerprint(each), "valid_until": each.not_valid_after_utc}
+            for each in trust.authorities
+        ],
+        "revoked": sorted(trust.revoked.barred),
     }
 
 
@@ -80,5 +89,11 @@ def _tell(cluster: Cluster, home: Home, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    for key, value in facts.items():
-        click.echo(f"{key:<12} {value}")
+    trust = home.cluster_folder(cluster).read_trust()
+    for key in ("name", "id", "fingerprint", "created", "folder"):
+        click.echo(f"{key:<12} {facts[key]}")
+    for each in trust.authorities:
+        what = "signs" if each == trust.signs else "trusted"
+        until = f"{each.not_valid_after_utc:%Y-%m-%d}"
+        click.echo(f"{what:<12} {fingerprint(each)[:16]}, valid until {until}")
+    click.echo(f"{'revoked':<12} {', '.join(sorted(trust.revoked.barred)) or 'nobody'}")

@@ -75,7 +75,7 @@ LOOK_INTERVAL_S = 2.0
 ASK_TIMEOUT_S = 5.0
 RETRY_S = 10.0
 # How long a node that was revoked goes on, so that others hear it before they miss it.
-RESIGN_S = 1.0
+RESIGN_S = 3.0
 
 logger = logging.getLogger("steinadler.security")
 
@@ -136,6 +136,7 @@ class Trusting:
                     self._wake = trio.Event()
                     credentials.look()
                     self._follow(credentials, None)
+                    self._show_whether_it_signs(credentials)
                     await self._store(credentials)
                     await self._join(credentials)
                     self._compare(credentials)
@@ -147,6 +148,8 @@ class Trusting:
     def connected(self, link: Link) -> None:
         """Somebody connected: it is told what is held here, if that is anything."""
         if self._credentials is not None and self._credentials.trust.version:
+            # The handshake may have found something new on the disk.
+            self._follow(self._credentials, None)
             self._tell(link, self._credentials.trust, whole=False)
 
     def told(self, link: Link, data: bytes) -> None:
@@ -159,6 +162,7 @@ class Trusting:
         credentials = self._credentials
         if credentials is None:
             return
+        self._follow(credentials, None)
         held = credentials.trust
         if mark < held.mark:
             self._tell(link, held, whole=True)
@@ -228,8 +232,7 @@ class Trusting:
     # -- what follows -------------------------------------------------------------------------
 
     def _follow(self, credentials: Credentials, source: NodeId | None) -> None:
-        """Have what is held now count, here and with others."""
-        self._show_whether_it_signs(credentials)
+        """Have what is held now count, here and with others, unless it does already."""
         trust = credentials.trust
         if trust.mark == self._enforced:
             return

@@ -12,6 +12,7 @@ from steinadler.config import MembershipSettings
 from steinadler.identity import Address, NodeId
 from steinadler.membership import (
     Admission,
+    Bar,
     Blocked,
     Cleared,
     Connected,
@@ -311,6 +312,40 @@ def test_a_down_in_a_table_is_only_a_suspicion_of_a_member() -> None:
     suspect = replace(BOB, state=SUSPECT)
     assert events(effects) == [Suspected(suspect)]
     assert SyncReply((ME, suspect, CAROL)) in sent(effects, CAROL)
+
+
+def test_a_barred_name_is_down_and_nobody_can_bring_it_back() -> None:
+    """Every life of it, whoever says so; and nothing is told of it, for others to find out."""
+    swim = engine(BOB, CAROL)
+    effects = swim.handle(Bar(frozenset({"bob", "dave"})), START)
+    down = BOB.in_state(DOWN)
+    assert events(effects) == [Down(down, "revoked")]
+    assert sent(effects) == []
+    assert swim.find("bob") is None
+    for record in (BOB, member("bob", 11), DAVE, replace(BOB, refutation=9)):
+        assert events(gossip(swim, CAROL, record)) == []
+        assert swim.admit(record.node, START) is Admission.BARRED
+        assert events(swim.handle(Connected(record), START)) == []
+    assert [each.node.name for each in swim.members()] == ["carol", "me"]
+    assert swim.reconnectable() == ()
+    advance(swim, START + 60)
+    assert swim.find("bob") is None
+
+
+def test_a_name_that_is_barred_no_longer_may_be_a_member() -> None:
+    swim = engine(CAROL)
+    swim.handle(Bar(frozenset({"bob"})), START)
+    swim.handle(Bar(frozenset()), START)
+    assert swim.admit(BOB.node, START) is Admission.ADMITTED
+    assert events(swim.handle(Connected(BOB), START)) == [Up(BOB)]
+
+
+@pytest.mark.parametrize("observer", [False, True])
+def test_nobody_bars_himself(observer: bool) -> None:
+    """What becomes of this node is not the engine's to say."""
+    swim = engine(CAROL, observer=observer)
+    assert events(swim.handle(Bar(frozenset({"me"})), START)) == []
+    assert swim.me.state is ALIVE
 
 
 def test_changed_labels_are_an_update() -> None:
