@@ -50,7 +50,7 @@ def revoke(node: str, absent: bool, where: Where, timeout_s: float, as_json: boo
     for ever.  Done where the cluster's key is.  Waits until every member has it.
 
     With --json: {name, at, members, key_holder}.  key_holder: it has the cluster's key, and can
-    certify itself under another name; 'cluster rotate-ca --drop-old' ends that.
+    certify itself under another name; 'cluster rotate-ca' ends that.
     """
 
     def change(revoked: Revocations) -> Revocations:

@@ -25,6 +25,7 @@ from steinadler import (
     StreamSettings,
     WireSettings,
 )
+from steinadler.cli.cluster import cluster
 from steinadler.cli.root import root
 from steinadler.diagnosis import Topic
 from steinadler.wire.handshake import RejectReason
@@ -213,10 +214,14 @@ def help_of(*command: str) -> str:
 
 def test_the_reference_of_the_command_line_is_complete() -> None:
     text = read("docs/operations.md")
-    written = {"cluster init", "cluster show", *COMMANDS}
-    assert set(re.findall(r"^### `steinadler (\w+(?: [a-z]+)?)", text, re.MULTILINE)) == written
+    written = {
+        *(f"cluster {name}" for name in cluster.commands),
+        *COMMANDS,
+    }
+    assert set(re.findall(r"^### `steinadler (\w+(?: [a-z-]+)?)", text, re.MULTILINE)) == written
     for command in written:
-        section = re.split(r"^##", text.split(f"### `steinadler {command}", 1)[1], flags=re.M)[0]
+        rest = re.split(rf"### `steinadler {command}(?![\w-])", text, maxsplit=1)[1]
+        section = re.split(r"^##", rest, flags=re.M)[0]
         if command in {"members", "services", "whereis", "send", "call", "top"}:
             section += text.split("### Options of", 1)[1].split("\n##", 1)[0]
         options = set(re.findall(r"--[a-z-]+", help_of(*command.split())))
@@ -240,8 +245,10 @@ def test_commands_that_are_mentioned_exist(name: str) -> None:
     for line in re.findall(r"^ *(?:\$ )?steinadler (.*)$", read(name), re.MULTILINE):
         command, *words = line.split()
         assert command in known, line
-        if command not in helps and command != "cluster":
-            helps[command] = help_of(command)
+        if command == "cluster" and words:
+            command = f"cluster {words[0]}"
+        if command not in helps:
+            helps[command] = help_of(*command.split())
         for word in words:
             if word.startswith("--"):
                 assert word.split("=")[0] in helps[command], line
