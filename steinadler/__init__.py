@@ -97,7 +97,7 @@ from steinadler.node import (
 )
 from steinadler.process import DEFAULT_EXPORTS as _EXPORTS
 from steinadler.process import Call, Down, Exit, Process, ProcessStatistics
-from steinadler.security import FileCredentials
+from steinadler.security import FileCredentials, Grants, Policy
 from steinadler.stream import (
     ByteStream,
     ReceiveChannel,
@@ -144,6 +144,7 @@ __all__ = [
     "EventsLost",
     "Exit",
     "FileCredentials",
+    "Grants",
     "HandshakeRejected",
     "InMinority",
     "LocalProtocolError",
@@ -167,6 +168,7 @@ __all__ = [
     "NodeStatistics",
     "NotAuthorized",
     "NotEncodable",
+    "Policy",
     "Process",
     "ProcessExited",
     "ProcessId",

@@ -18,9 +18,10 @@ from steinadler.errors import ConfigError
 _NODE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
 MAX_PROCESS_NAME_BYTES = 255
 # What a certificate entitles its holder to be.  An observer is no member; all other roles, the
-# cluster's own among them, are members.
+# cluster's own among them, are members.  What they may do `steinadler.security.policy` says.
 NODE = "node"
 OBSERVER = "observer"
+SIDECAR = "sidecar"
 _ROLE = re.compile(r"[a-z][a-z0-9-]{0,30}\Z")
 # In place of a node: wherever in the cluster.
 ANY_NODE = "*"

@@ -27,7 +27,16 @@ import click
 import trio
 
 from steinadler.cli.node import patience_with_others
-from steinadler.cli.options import LABEL, NODE_NAME, At, Where, as_json, joining, listening_at
+from steinadler.cli.options import (
+    LABEL,
+    NODE_NAME,
+    At,
+    Where,
+    as_json,
+    authorizing,
+    joining,
+    listening_at,
+)
 from steinadler.cli.places import Place, dial, listening, parse_place, place_of
 from steinadler.cli.relaying import Relay, Route
 from steinadler.cli.running import exit_for, run
@@ -35,6 +44,7 @@ from steinadler.cli.traffic import Tell, telling, totals, watch
 from steinadler.errors import ConfigError
 from steinadler.identity import check_node_name, check_service
 from steinadler.node import Node, open_node
+from steinadler.security import Policy
 
 # How long a forward that has just opened waits to see the services, before it says so.
 _FIND_S = 3.0
@@ -103,7 +113,7 @@ def _carrying(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--name", type=NODE_NAME, help="The node's name.  [default: one made up]"),
     ):
         command = option(command)
-    return as_json(joining(command))
+    return as_json(authorizing(joining(command)))
 
 
 @click.command()
@@ -196,6 +206,8 @@ class _Life:
         name: str | None,
         at: At,
         labels: tuple[tuple[str, str], ...],
+        role: str | None,
+        policy: Policy | None,
         where: Where,
         drain_s: float,
         max_connections: int,
@@ -203,7 +215,12 @@ class _Life:
     ) -> None:
         self._name = name or f"{command}-{secrets.token_hex(4)}"
         self._where = where
-        self._node_options: dict[str, Any] = {**asdict(at), "labels": dict(labels)}
+        self._node_options: dict[str, Any] = {
+            **asdict(at),
+            "labels": dict(labels),
+            "role": role,
+            "policy": policy,
+        }
         self._drain_s = drain_s
         self._max_connections = max_connections
         self._as_json = as_json

@@ -26,6 +26,7 @@ from steinadler.cli.options import (
     At,
     Where,
     as_json,
+    authorizing,
     in_minority,
     joining,
     listening_at,
@@ -49,7 +50,7 @@ from steinadler.node import (
 )
 from steinadler.node.peering import NAME_CONFLICT_PATIENCE_S
 from steinadler.process.exports import ProcessFunction
-from steinadler.security import cluster_fingerprint, open_home
+from steinadler.security import Policy, cluster_fingerprint, open_home
 from steinadler.security.home import DEFAULT_CLUSTER
 
 # How long seeds are given to bring a member, who may know of another node of this name.
@@ -84,6 +85,7 @@ _DIALS_OUT = "and only dials out"
     "cluster's folder]",
 )
 @in_minority
+@authorizing
 @joining
 @as_json
 def node(
@@ -93,6 +95,8 @@ def node(
     apps: tuple[tuple[str, ProcessFunction | type[Entity]], ...],
     store: str | None,
     in_minority: Minority,
+    role: str | None,
+    policy: Policy | None,
     where: Where,
     as_json: bool,
 ) -> None:
@@ -115,8 +119,10 @@ def node(
             labels=dict(labels),
             cluster=where.cluster,
             credentials=await where.credentials(),
+            role=role,
             store=store,
             config=Config(in_minority=in_minority),
+            policy=policy,
         ) as opened:
             events = opened.events()
             # Whoever has the name already says so when it is met, and then this is not ready.

@@ -21,10 +21,16 @@ from steinadler.config import Minority
 from steinadler.discovery import Dns, SeedFile, Source
 from steinadler.entity.python import Entity
 from steinadler.errors import ConfigError
-from steinadler.identity import Address, check_node_name, check_process_name, parse_address
+from steinadler.identity import (
+    Address,
+    check_node_name,
+    check_process_name,
+    check_role,
+    parse_address,
+)
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.process import describe
-from steinadler.security import Credentials, SpiffePattern
+from steinadler.security import Credentials, SpiffePattern, read_policy
 from steinadler.security.home import DEFAULT_CLUSTER
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -110,6 +116,8 @@ ADDRESS = Reader("host:port", parse_address)
 SEED_DNS = Reader("name[:port]", _seed_dns)
 SEED_SRV = Reader("name", Dns)
 SEED_FILE = Reader("path", SeedFile)
+ROLE = Reader("role", check_role)
+POLICY = Reader("path", read_policy)
 SPIFFE = Reader("pattern", SpiffePattern)
 LABEL = Reader("key=value", _label)
 JSON = Reader("json", _json)
@@ -287,6 +295,26 @@ def in_minority(command: _Command) -> _Command:
         callback=lambda _ctx, _param, value: Minority(value),
         help="What to do on the smaller side of a partition.",
     )(command)
+
+
+def authorizing(command: _Command) -> _Command:
+    """`--role` and `--policy`, of the commands whose node is a member."""
+    for option in (
+        click.option(
+            "--policy",
+            type=POLICY,
+            metavar="FILE",
+            help="What other nodes may do here, by their roles.  [default: docs/security.md]",
+        ),
+        click.option(
+            "--role",
+            type=ROLE,
+            metavar="ROLE",
+            help="As which its certificate names this node.  [default: node, or what it says]",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def as_json(command: _Command) -> _Command:

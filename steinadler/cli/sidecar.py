@@ -26,6 +26,7 @@ from steinadler.cli.options import (
     At,
     Where,
     as_json,
+    authorizing,
     in_minority,
     joining,
     listening_at,
@@ -34,6 +35,7 @@ from steinadler.cli.output import print_json
 from steinadler.cli.running import Failed, run
 from steinadler.config import Config, EntitySettings, Minority
 from steinadler.node import open_node
+from steinadler.security import Policy
 
 if TYPE_CHECKING:
     from steinadler.sidecar.app_link import AppLink
@@ -107,6 +109,7 @@ _SECONDS = click.FloatRange(0.001, 86400)
 @listening_at
 @click.option("--label", "labels", type=LABEL, multiple=True, metavar="KEY=VALUE", help="As node.")
 @in_minority
+@authorizing
 @joining
 @as_json
 def sidecar(
@@ -125,6 +128,8 @@ def sidecar(
     at: At,
     labels: tuple[tuple[str, str], ...],
     in_minority: Minority,
+    role: str | None,
+    policy: Policy | None,
     where: Where,
     as_json: bool,
 ) -> None:
@@ -175,7 +180,9 @@ def sidecar(
                 labels=dict(labels),
                 cluster=where.cluster,
                 credentials=await where.credentials(),
+                role=role,
                 store=store,
+                policy=policy,
                 config=Config(
                     entities=EntitySettings(turn_timeout_s=turn_timeout_s, drain_s=drain_s),
                     in_minority=in_minority,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 from steinadler.errors import ConfigError
-from steinadler.identity import EntityKey
+from steinadler.identity import EntityKey, NodeId
 from steinadler.membership import Member
 from steinadler.wire.handshake import MAX_LABEL_VALUE_LENGTH
 
@@ -48,21 +48,29 @@ def label_of(types: Iterable[str]) -> str | None:
     return text or None
 
 
-def hosts_by_type(members: Iterable[Member]) -> dict[str, list[str]]:
-    """The names of the members that host each type, as their labels tell."""
+def hosts_by_type(
+    members: Iterable[Member], may_host: Callable[[NodeId, str], bool]
+) -> dict[str, list[str]]:
+    """The names of the members that host each type, as their labels tell, and may."""
     hosts: dict[str, list[str]] = {}
     for member in members:
         for type_ in (member.label(LABEL) or "").split(","):
-            if type_:
+            if type_ and may_host(member.node, type_):
                 hosts.setdefault(type_, []).append(member.node.name)
     return hosts
 
 
 class Placement:
-    """Owners among the members as one node sees them.  `members` tells who they are now."""
+    """Owners among the members as one node sees them.  `members` tells who they are now, and
+    `may_host` which of them may host a type: all, where nobody says otherwise."""
 
-    def __init__(self, members: Callable[[], Iterable[Member]]) -> None:
+    def __init__(
+        self,
+        members: Callable[[], Iterable[Member]],
+        may_host: Callable[[NodeId, str], bool] = lambda node, type_: True,
+    ) -> None:
         self._members = members
+        self._may_host = may_host
         self._hosts: dict[str, list[str]] | None = None
 
     def members_changed(self) -> None:
@@ -72,5 +80,5 @@ class Placement:
     def owner(self, key: EntityKey) -> str | None:
         """The member that owns an entity; None when none hosts its type."""
         if self._hosts is None:
-            self._hosts = hosts_by_type(self._members())
+            self._hosts = hosts_by_type(self._members(), self._may_host)
         return owner_of(key, self._hosts.get(key.type, ()))

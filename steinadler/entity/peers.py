@@ -34,6 +34,7 @@ from steinadler.errors import (
 )
 from steinadler.identity import Destination, EntityKey, NodeId, ProcessName
 from steinadler.membership import Member
+from steinadler.security.policy import Gate
 
 logger = logging.getLogger("steinadler.entity")
 
@@ -46,6 +47,8 @@ class Cluster(Protocol):
 
     @property
     def id(self) -> NodeId: ...
+    @property
+    def guard(self) -> Gate: ...
     def members(self) -> tuple[Member, ...]: ...
     def record(self, name: str) -> Member | None: ...
     def set_own_label(self, name: str, value: str | None) -> None: ...

@@ -45,6 +45,7 @@ from steinadler.errors import (
     NoSuchEntityType,
 )
 from steinadler.identity import EntityKey, check_entity_type
+from steinadler.security.policy import Action
 from steinadler.wire.codec import Codec
 
 logger = logging.getLogger("steinadler.entity")
@@ -76,7 +77,10 @@ class Entities:
         self._codec = codec
         self._settings = settings
         self._rng = rng
-        self._placement = Placement(cluster.members)
+        self.guard = guard = cluster.guard
+        self._placement = Placement(
+            cluster.members, lambda node, type_: guard.may(node, Action.HOST, type_)
+        )
         self._peers = Peers(cluster, settings)
         self._keeper: StoreKeeper | None = None
         self._host: Host | None = None
@@ -100,7 +104,8 @@ class Entities:
 
         The others know within a moment; until then they send no calls here.  Raises `ConfigError`
         for what is no type, one that is hosted here already, more types than a label holds, or on
-        a node that only observes; `NodeClosed` outside of the node's block.
+        a node that only observes; `NotAuthorized` for a type that this node, by its role, may not
+        host; `NodeClosed` outside of the node's block.
         """
         for type_ in behaviours:
             check_entity_type(type_)
@@ -110,6 +115,7 @@ class Entities:
             raise NodeClosed("entities are hosted only while the node is open")
         hosted = self._host.types()
         for type_ in behaviours:
+            self.guard.require_of_us(Action.HOST, type_)
             if type_ in hosted:
                 raise ConfigError(f"{type_} is hosted here already")
         self._publish((*hosted, *behaviours))
@@ -201,8 +207,9 @@ class Entities:
 
         Raises what the turn raised (`RemoteError`, or an `EntityError` of its kind),
         `NoSuchEntityType`, `EntityUnavailable` (nothing ran), `EntityHostFailed` (it may have),
-        `EntityTimedOut`, `StaleEpoch`, `StoreUnavailable`; `NotEncodable` and `MessageTooLarge`
-        before anything was sent; `NodeClosed`.
+        `EntityTimedOut`, `StaleEpoch`, `StoreUnavailable`; `NotAuthorized` when the owner's policy
+        does not let this node call entities of the type (nothing ran); `NotEncodable` and
+        `MessageTooLarge` before anything was sent; `NodeClosed`.
         """
         body = self._codec.encode(argument)
         if timeout_s is None:

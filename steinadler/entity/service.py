@@ -6,6 +6,9 @@
     ("release", type, id, epoch)   -> None, once that epoch is not an activation's there any more
     ("here",)                  -> None: what was said before was heard
 
+Who may ask the first four is in the node's policy: whoever may call entities of the type, and for
+"release" host them.
+
 It hands work over and takes the next message: an answer comes from the turn, whenever that ends.
 What is in its mailbox when the node closes is sent on, because none of it has run: to leave it
 unanswered would say that it may have (E3).
@@ -26,6 +29,7 @@ from steinadler.entity.store import Reminder
 from steinadler.errors import ConfigError, SteinadlerError
 from steinadler.identity import EntityKey
 from steinadler.process import Call, Process
+from steinadler.security.policy import Action
 
 if TYPE_CHECKING:
     from steinadler.entity.router import Entities
@@ -109,8 +113,10 @@ async def serve(me: Process, entities: Entities) -> None:
 
 
 def _take(call: Call, entities: Entities) -> None:
+    require = entities.guard.require
     match call.request:
         case ("call", str(type_), str(id_), str(method), bytes(body), None | float() as remaining):
+            require(call.caller, Action.CALL_ENTITY, type_)
             key = EntityKey(type_, id_)
             deadline = float("inf") if remaining is None else trio.current_time() + remaining
             work = PeerWork(Kind.CALL, method, body, deadline)
@@ -123,12 +129,14 @@ def _take(call: Call, entities: Entities) -> None:
             str(id_),
             bytes(body),
         ):
+            require(call.caller, Action.CALL_ENTITY, type_)
             beside = PeerReminderWork(Kind.REMINDER, method, body)
             beside.call = call
             key = EntityKey(type_, id_)
             entities.arrived(key, beside)
             call.on_abandoned(lambda: entities.withdrawn(key, beside))
         case ("release", str(type_), str(id_), int(epoch)):
+            require(call.caller, Action.HOST, type_)  # it is for one that is to have it now
             entities.release(EntityKey(type_, id_), epoch, call.reply)
         case ("here",):
             call.reply()

@@ -39,13 +39,14 @@ from steinadler.membership.events import (
     Usurped,
 )
 from steinadler.membership.health import Health
-from steinadler.membership.members import Member, MemberState
+from steinadler.membership.members import ROLE_LABEL, Member, MemberState
 from steinadler.membership.messages import Message, decode, encode
 from steinadler.membership.partition import MembersLost, Partitions, SidesMerged
 from steinadler.membership.round_trips import RoundTrip
 from steinadler.membership.swim import Swim
 
 __all__ = [
+    "ROLE_LABEL",
     "Admission",
     "Bar",
     "Blocked",

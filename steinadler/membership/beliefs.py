@@ -1,9 +1,10 @@
 """Belief: which records are taken in, and what follows from holding one.
 
 One record per name is held, the greatest by the total order of `members`.  What comes in by
-gossip is believed as it is.  A DOWN in a table is only a suspicion of one who is a member here,
-as in memberlist: the table may be older than the member's return, and a healed partition would
-otherwise bury both sides before it revives them.
+gossip is believed as it is, but for one that gives a node another role than the certificate that
+this node has seen of it (`vouched`).  A DOWN in a table is only a suspicion of one who is a member
+here, as in memberlist: the table may be older than the member's return, and a healed partition
+would otherwise bury both sides before it revives them.
 
 **About this node** nobody else's word counts.  It overrules an accusation by a record with a
 higher refutation, which only it can make.  What it cannot overrule, a later life of its name or
@@ -28,7 +29,7 @@ nothing on.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from steinadler.identity import NodeId
@@ -53,6 +54,7 @@ class Beliefs:
         rumours: Rumours,
         detector: Detector,
         outbox: Outbox,
+        vouched: Callable[[Member], bool],
         *,
         observer: bool,
     ) -> None:
@@ -67,6 +69,7 @@ class Beliefs:
         self._rumours = rumours
         self._detector = detector
         self._outbox = outbox
+        self._vouched = vouched
         self._observer = observer
 
     def is_me(self, name: str) -> bool:
@@ -83,6 +86,8 @@ class Beliefs:
                 self._hear_of_myself(record)
                 if self._outbox.phase is Phase.STOPPED:
                     return
+                continue
+            if not self._vouched(record):
                 continue
             if self._table.find(name) is None:
                 forgotten = not record.state.is_member and now >= self.forgetful_at

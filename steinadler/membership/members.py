@@ -15,12 +15,14 @@ from enum import IntEnum
 from itertools import pairwise
 
 from steinadler.errors import ConfigError
-from steinadler.identity import Address, NodeId
+from steinadler.identity import NODE, Address, NodeId
 
 # The largest record, encoded: three of them fit one frame of 16 KiB.
 MAX_RECORD_BYTES = 4096
 # How many accusers a record names: the first, and as many more as shorten a suspicion.
 MAX_ACCUSERS = 4
+# The label that says what a member's certificate entitles it to be, unless that is NODE.
+ROLE_LABEL = "$role"
 # CBOR's heads and integers around one record, at most (RFC 8949 section 3).
 _HEAD_BYTES = 32
 
@@ -76,6 +78,12 @@ class Member:
     def label(self, key: str) -> str | None:
         """The value of a label, or None when the node does not have it."""
         return dict(self.labels).get(key)
+
+    @property
+    def role(self) -> str:
+        """What this record says that the node's certificate says: who has a connection to it
+        knows whether that is so."""
+        return self.label(ROLE_LABEL) or NODE
 
     def in_state(self, state: MemberState, *accusers: str) -> Member:
         """The same record in another state, accused by these and no others."""

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import assert_never
 
@@ -90,6 +91,8 @@ class Swim:
     An observer (`observer=True`) asks the members it is connected to for their tables, listens,
     and says nothing else; nobody counts it.  For a connection that it lost it has no others to
     ask, so a neighbour is down for it after `suspicion_s` without a new connection.
+
+    `vouched` tells whether what somebody says of another node's role can be so.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Swim:
         rng: random.Random,
         *,
         observer: bool = False,
+        vouched: Callable[[Member], bool] = lambda _: True,
     ) -> None:
         self._settings = settings
         self._rng = rng
@@ -111,7 +115,7 @@ class Swim:
         self._rumours = rumours = Rumours(table, neighbours, settings, rng)
         self._detector = Detector(me.node, table, neighbours, rumours, outbox, settings, rng)
         self._beliefs = Beliefs(
-            me, table, neighbours, rumours, self._detector, outbox, observer=observer
+            me, table, neighbours, rumours, self._detector, outbox, vouched, observer=observer
         )
         self._exchange = Exchange(table, self._beliefs, outbox, observer=observer)
         self._round_at = self._sync_at = -math.inf

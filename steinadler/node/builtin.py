@@ -18,6 +18,9 @@ protocol of its own: credit, size limits, errors and cancellation are those of e
     $trust       whom this node trusts, and certificates from its authority: see
                  `steinadler.node.trusting`
     $relay       carries connections between others: see `steinadler.node.relaying`
+
+Any peer's calls reach them, and each asks the guard for what it is asked: the policy's words are
+about what is done, and not about these names.
 """
 
 from __future__ import annotations
@@ -37,13 +40,13 @@ from steinadler.entity import service as entity_service
 from steinadler.errors import ConfigError, NodeClosed, SteinadlerError
 from steinadler.identity import Address, ProcessId
 from steinadler.node import relaying, trusting
-from steinadler.process import Call, Exports, Process
+from steinadler.process import Call, Process
 from steinadler.process.exports import ProcessFunction
+from steinadler.security.policy import Action
 from steinadler.stream import service as stream_service
 from steinadler.transport.carrier import Via
 
 if TYPE_CHECKING:
-    from steinadler.node.node import Node
     from steinadler.node.runtime import Runtime
 
 
@@ -55,10 +58,10 @@ MAX_TOLD = 1000
 def start_all(runtime: Runtime, max_processes: int) -> None:
     """Spawn every built-in process.  Of `max_processes` see `Config`."""
     spawn = runtime.spawn_builtin
-    spawn(_echo, name="$echo")
-    spawn(_info, runtime.node, name="$info")
+    spawn(_echo, runtime, name="$echo")
+    spawn(_info, runtime, name="$info")
     spawn(_names, runtime, name="$names")
-    spawn(_statistics, runtime.node, name="$statistics")
+    spawn(_statistics, runtime, name="$statistics")
     spawn(entity_service.serve, runtime.entities, name=entity_service.SERVICE)
     spawn(stream_service.serve, runtime.streams, name=stream_service.SERVICE)
     spawn(runtime.relaying.serve, name=relaying.SERVICE)
@@ -76,14 +79,19 @@ async def _serve(me: Process, answer: Callable[[Call], None]) -> None:
                 message.fail(error)
 
 
-async def _echo(me: Process) -> None:
-    await _serve(me, lambda call: call.reply(call.request))
+async def _echo(me: Process, runtime: Runtime) -> None:
+    def answer(call: Call) -> None:
+        runtime.guard.require(call.caller, Action.LOOK, "echo")
+        call.reply(call.request)
+
+    await _serve(me, answer)
 
 
-async def _info(me: Process, node: Node) -> None:
-    started = trio.current_time()
+async def _info(me: Process, runtime: Runtime) -> None:
+    node, started = runtime.node, trio.current_time()
 
     def answer(call: Call) -> None:
+        runtime.guard.require(call.caller, Action.LOOK, "info")
         call.reply(
             {
                 "name": node.name,
@@ -105,13 +113,18 @@ async def _info(me: Process, node: Node) -> None:
 
 
 async def _names(me: Process, runtime: Runtime) -> None:
+    require = runtime.guard.require
+
     def answer(call: Call) -> None:
         match call.request:
             case ("whereis", str() as name):
+                require(call.caller, Action.LOOK, "names")
                 call.reply(runtime.find_local(name))
             case ("whereis_global", str() as name):
+                require(call.caller, Action.LOOK, "names")
                 call.reply(runtime.naming.find(name))
             case ("reserve", str() as name, ProcessId() as process) if process.node == call.caller:
+                require(call.caller, Action.REGISTER, name)
                 call.reply(runtime.naming.reserve(name, process))
             case ("release", str() as name, ProcessId() as process) if process.node == call.caller:
                 runtime.naming.registry.release(name, process)
@@ -125,8 +138,11 @@ async def _names(me: Process, runtime: Runtime) -> None:
     await _serve(me, answer)
 
 
-async def _statistics(me: Process, node: Node) -> None:
+async def _statistics(me: Process, runtime: Runtime) -> None:
+    node = runtime.node
+
     def answer(call: Call) -> None:
+        runtime.guard.require(call.caller, Action.LOOK, "statistics")
         match call.request:
             case ("statistics", int() as count) if 0 <= count <= MAX_TOLD:
                 call.reply(
@@ -163,22 +179,23 @@ async def _spawner(me: Process, runtime: Runtime, max_processes: int) -> None:
 
 
 def _spawn(call: Call, runtime: Runtime) -> None:
-    exports = runtime.exports
     match call.request:
         case ("spawn", str() as export, list() | tuple() as args, str() | None as name):
-            call.reply(runtime.node.spawn(_find(exports, export), *args, name=name))
+            function = _find(call, runtime, export)
+            call.reply(runtime.node.spawn(function, *args, name=name))
         case ("run", str() as export, list() | tuple() as args):
-            function = _find(exports, export)
+            function = _find(call, runtime, export)
             process = runtime.spawn_reporting(function, tuple(args), lambda r: _report(call, r))
             call.on_abandoned(lambda: process.end("cancelled"))
         case _:
             raise ConfigError("$spawn understands ('spawn', export, args, name) and ('run', ...)")
 
 
-def _find(exports: Exports, name: str) -> ProcessFunction:
-    function = exports.find(name)
+def _find(call: Call, runtime: Runtime, name: str) -> ProcessFunction:
+    runtime.guard.require(call.caller, Action.SPAWN, name)
+    function = runtime.exports.find(name)
     if function is None:
-        known = ", ".join(exports.names()) or "nothing"
+        known = ", ".join(runtime.exports.names()) or "nothing"
         raise ConfigError(f"no function is exported as {name!r} here; exported is: {known}")
     return function
 

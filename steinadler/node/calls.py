@@ -24,6 +24,7 @@ from steinadler.errors import (
     MessageTooLarge,
     NodeDown,
     NoSuchProcess,
+    NotAuthorized,
     ProcessExited,
     RemoteError,
     RemoteProtocolError,
@@ -40,6 +41,8 @@ from steinadler.wire.signals import MAX_REASON_LENGTH, CancelCall
 _REPLY_HEAD = struct.Struct(">QB")
 # How a call was answered.
 REPLIED, FAILED, NO_PROCESS, EXITED = range(4)
+# Behind type name and text of a failure: the caller may not do that.
+_REFUSED = 1
 
 
 class _Waiting:
@@ -161,6 +164,10 @@ class Calls:
             raise RemoteProtocolError(f"call {id_} came twice")
         process.mailbox.put(call)
 
+    def refuse(self, caller: NodeId, id_: int, source: Source, error: NotAuthorized) -> None:
+        """A peer may not make this call: answer it, and tell no process."""
+        self._send_answer(Call(caller, id_, self, source, b""), FAILED, encode_error(error))
+
     def open(self, call: Call) -> bool:
         """Decode a call for its process; False when nobody waits for it any more.
 
@@ -230,16 +237,23 @@ class Calls:
 
 
 def encode_error(error: BaseException) -> bytes:
-    """The body of a FAILED reply: type name and text."""
+    """The body of a FAILED reply: type name and text, and for `NotAuthorized` a mark.
+
+    By its name alone it could be a class of the user's that is called so too.
+    """
     type_name, _, text = describe(error).partition(": ")
-    return plain.dumps([type_name[:256], text[:8192]])
+    mark = [_REFUSED] if isinstance(error, NotAuthorized) else []
+    return plain.dumps([type_name[:256], text[:8192], *mark])
 
 
-def decode_error(body: bytes) -> RemoteError:
+def decode_error(body: bytes) -> RemoteError | NotAuthorized:
     """Undo `encode_error`; a body that is none is an error of its own."""
     try:
-        type_name, text = plain.array(plain.loads(body), 2)[:2]
-        return RemoteError(plain.text(type_name, 256), plain.text(text, 8192))
+        type_name, text, *mark = plain.array(plain.loads(body), 2)
+        text = plain.text(text, 8192)
+        if mark[:1] == [_REFUSED]:
+            return NotAuthorized(text)
+        return RemoteError(plain.text(type_name, 256), text)
     except RemoteProtocolError as error:
         return RemoteError("RemoteProtocolError", f"the error reply: {error}")
 

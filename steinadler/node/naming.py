@@ -40,11 +40,13 @@ from steinadler.identity import (
 )
 from steinadler.node.events import EventHub
 from steinadler.node.events import NameConflict as NameConflictEvent
+from steinadler.node.guard import Guard
 from steinadler.node.peering import Peering
 from steinadler.process.table import Processes
 from steinadler.registry import Effect, NameLost, NameSettled, Registry, Tell, refuse_for
 from steinadler.registry.claims import RESERVED_S
 from steinadler.registry.messages import Summary, Want, decode, encode
+from steinadler.security.policy import Action
 from steinadler.transport.link import Link
 from steinadler.wire.frames import FrameType
 
@@ -63,6 +65,7 @@ class Naming:
         observer: bool,
         processes: Processes,
         peering: Peering,
+        guard: Guard,
         hub: EventHub,
         call: Callable[[Destination, object], Any],
         rng: random.Random,
@@ -72,13 +75,21 @@ class Naming:
         self._observer = observer
         self._processes = processes
         self._peering = peering
+        self._guard = guard
         self._hub = hub
         self._call = call
         self._rng = rng
         self._clock = clock
         self._changed = trio.Event()
         self._nursery: trio.Nursery | None = None  # while it runs
-        self.registry = Registry(me, rng, peering.neighbours)
+        self.registry = Registry(
+            me,
+            rng,
+            peering.neighbours,
+            lambda node, name: node == me or guard.may(node, Action.REGISTER, name),
+            lambda node, group: node == me or guard.may(node, Action.JOIN, group),
+        )
+        self._roles: dict[NodeId, str] = {}  # by which the members' entries count
         self.find = self.registry.find
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -108,6 +119,7 @@ class Naming:
         check_process_name(name)
         if name.startswith("$"):
             raise ConfigError(f"{name!r}: names that begin with '$' belong to the runtime")
+        self._guard.require_of_us(Action.REGISTER, name)
         self._peering.require_majority()
         asked: set[str] = set()
         try:
@@ -190,6 +202,7 @@ class Naming:
         """Put a process of this node into a group."""
         self._require_ours(process)
         check_process_name(group)
+        self._guard.require_of_us(Action.JOIN, group)
         self.registry.join(group, process.number)
         self._changed.set()
 
@@ -213,12 +226,26 @@ class Naming:
     # -- members ------------------------------------------------------------------------------
 
     def member_up(self, node: NodeId) -> None:
+        self._roles[node] = self._peering.role_of(node)
         self.registry.member_up(node)
+
+    def role_seen(self, node: NodeId) -> bool:
+        """Its role may be another than was thought: then what it has counts by what it is.
+
+        Returns whether it is another.
+        """
+        role = self._peering.role_of(node)
+        if self._roles.get(node, role) == role:
+            return False
+        self._roles[node] = role
+        self._carry_out(self.registry.role_changed(node))
+        return True
 
     def neighbour_connected(self, node: NodeId) -> None:
         self._carry_out(self.registry.neighbour_connected(node))
 
     def member_down(self, node: NodeId) -> None:
+        self._roles.pop(node, None)
         self._carry_out(self.registry.member_down(node))
 
     def received(self, link: Link, data: bytes) -> None:

@@ -41,6 +41,7 @@ from steinadler.node.statistics import ConnectionStatistics, NodeStatistics
 from steinadler.node.watching import Monitor
 from steinadler.process import DEFAULT_EXPORTS, Exports, ProcessStatistics
 from steinadler.process.exports import ProcessFunction
+from steinadler.security.policy import Policy
 from steinadler.stream import (
     ByteStream,
     ReceiveChannel,
@@ -71,6 +72,7 @@ class Node:
         store: Store | None = None,
         store_is_ours: bool = False,
         wall_clock: Callable[[], float] = time.time,
+        policy: Policy | None = None,
     ) -> None:
         for label in labels:
             _check_label(label)
@@ -88,6 +90,7 @@ class Node:
             store=store,
             store_is_ours=store_is_ours,
             wall_clock=wall_clock,
+            policy=policy or Policy(),
         )
         self.streams = runtime.streams
         self.entities = runtime.entities

@@ -23,6 +23,8 @@ from steinadler.node.node import Node
 from steinadler.security.credentials import Credentials
 from steinadler.security.home import DEFAULT_CLUSTER, open_home
 from steinadler.security.peer import PeerIdentity, cluster_fingerprint
+from steinadler.security.policy import Policy
+from steinadler.security.policy_file import read_policy
 from steinadler.transport.tcp import TcpNetwork
 
 logger = logging.getLogger("steinadler.node")
@@ -49,6 +51,7 @@ async def open_node(
     credentials: Credentials | None = None,
     store: str | Store | None = None,
     config: Config | None = None,
+    policy: Policy | str | Path | None = None,
 ) -> AsyncIterator[Node]:
     """Open a node of a cluster for the length of the block: `async with open_node("alice")`.
 
@@ -72,16 +75,19 @@ async def open_node(
     "postgresql://..."); by default the file `entities.sqlite3` in the cluster's folder of `home`,
     or with `credentials` in the folder `data/<cluster id>` there.
     It is opened when the first type is hosted.  Or a `Store` that is open, and stays the caller's.
+    `policy`: what other nodes may do here, by the role in their certificate, as a `Policy` or the
+    path of a file (docs/security.md), which is read once; by default what every member may do is
+    everything but administer, and what an observer may is look, send, call, monitor and connect.
 
     The node is usable at once; `wait_for_member` waits for others.  Leaving the block, by
     whatever way, hands entities over, ends processes, says goodbye and closes; cancellation does
     not cut that short, but it is bounded (twice `EntitySettings.drain_s`,
     `Config.orderly_shutdown_s`, `Config.shutdown_grace_s`, and about three seconds).
 
-    Raises `ConfigError` (an argument, the port), `SecurityError` (the credentials), and, in the
-    middle of the block, `NameConflict` when the cluster has another living node of this name,
-    `InMinority` in a minority when `Config.in_minority` is `STOP`, and `ConfigError` for a store
-    that can never be used.  What the block raises comes out as it is, not
+    Raises `ConfigError` (an argument, the policy's file, the port), `SecurityError` (the
+    credentials), and, in the middle of the block, `NameConflict` when the cluster has another
+    living node of this name, `InMinority` in a minority when `Config.in_minority` is `STOP`, and
+    `ConfigError` for a store that can never be used.  What the block raises comes out as it is, not
     in an exception group; only errors of this library are left out when the node failed itself.
     """
     check_node_name(name)
@@ -100,7 +106,7 @@ async def open_node(
     # A URL that names no store fails here, and not when the first type is hosted.
     kept = open_store(store) if isinstance(store, str) else store
     prepared = await trio.to_thread.run_sync(
-        _prepare, home, cluster, OBSERVER if observer else role, name, credentials
+        _prepare, home, cluster, OBSERVER if observer else role, name, credentials, policy
     )
     mark = cluster_fingerprint(prepared.credentials.identity.cluster_id)
     node = Node(
@@ -111,6 +117,7 @@ async def open_node(
         rng=rng,
         store=open_store(prepared.default_store) if kept is None else kept,
         store_is_ours=not isinstance(store, Store),
+        policy=prepared.policy,
     )
     runtime = RuntimeFolder(prepared.runtime_folder, fingerprint=mark)
 
@@ -146,6 +153,7 @@ class _Prepared(NamedTuple):
     credentials: Credentials
     runtime_folder: Path
     default_store: str
+    policy: Policy
 
 
 def _prepare(
@@ -154,8 +162,11 @@ def _prepare(
     role: str | None,
     name: str,
     given: Credentials | None,
+    policy: Policy | str | Path | None,
 ) -> _Prepared:
-    """What needs the disk, and time: credentials."""
+    """What needs the disk, and time: credentials, and the policy."""
+    if isinstance(policy, (str, Path)):
+        policy = read_policy(policy)
     opened = open_home(home)
     if given is not None:
         if cluster is not None:
@@ -176,6 +187,7 @@ def _prepare(
         credentials,
         opened.runtime_folder(credentials.identity.cluster_id),
         "sqlite:" + file.as_uri().removeprefix("file:"),
+        policy or Policy(),
     )
 
 

@@ -152,15 +152,18 @@ class PeerOutlet:
 
 
 class ChannelSource:
-    """One peer's window on one of this node's mailboxes."""
+    """One peer's window on one of this node's mailboxes, and what it may put through it: as it was
+    when names were last `judged_at`."""
 
-    __slots__ = ("channel", "link", "mailbox", "process")
+    __slots__ = ("channel", "judged_at", "link", "mailbox", "may_call", "may_send", "process")
 
     def __init__(self, link: Link, channel: InboundChannel) -> None:
         self.link = link
         self.channel = channel
         self.process: Process | None = None
         self.mailbox: Mailbox | None = None
+        self.may_send = self.may_call = False
+        self.judged_at = -1
 
     def consumed(self, body_bytes: int, items: int) -> None:
         link = self.link

@@ -33,6 +33,7 @@ from steinadler.errors import (
 )
 from steinadler.identity import OBSERVER, Address, NodeId
 from steinadler.membership import (
+    ROLE_LABEL,
     Admission,
     Bar,
     Blocked,
@@ -100,6 +101,7 @@ class Listener(Protocol):
     def sides_changed(self, event: MembersLost | SidesMerged) -> None: ...
     def neighbour_connected(self, node: NodeId) -> None: ...
     def connection_changed(self, node: NodeId) -> None: ...
+    def role_seen(self, node: NodeId) -> None: ...
     def peer_lost(self, link: Link, reason: str) -> None: ...
     def arrived(self, link: Link, items: Arrived) -> None: ...
     def registry_told(self, link: Link, data: bytes) -> None: ...
@@ -125,7 +127,9 @@ class Peering:
         self._observer = network.identity.is_observer
         self.connections = Connections(network, node, config, rng, self)
         me = Member(node, labels=labels)
-        self._engine = Swim(me, config.membership, rng, observer=self._observer)
+        self._engine = Swim(
+            me, config.membership, rng, observer=self._observer, vouched=self._may_be_so
+        )
         self._partitions = Partitions(self._engine)
         self._deadline_moved = trio.Event()
         self._turned_away_since: float | None = None
@@ -173,6 +177,21 @@ class Peering:
     def record(self, name: str) -> Member | None:
         """What is held about the node of that name, also when it is down or has left."""
         return self._engine.find(name)
+
+    def role_of(self, node: NodeId) -> str:
+        """The role of a node: as its certificate said, where this node has seen that, or as its
+        record says.  Empty for one that is not known."""
+        if node == self._node:
+            return self.connections.identity.role
+        link = self.connections.link(node)
+        if link is not None and link.has_met:
+            return link.role
+        record = self.record(node.name)
+        return record.role if record is not None and record.node == node else ""
+
+    def _may_be_so(self, record: Member) -> bool:
+        link = self.connections.link(record.node)
+        return link is None or not link.has_met or link.role == record.role
 
     def neighbours(self) -> tuple[NodeId, ...]:
         """The neighbours that are connected now: who is talked to regularly."""
@@ -441,6 +460,12 @@ class Peering:
                 f"a node of this cluster is called {hello.node.name!r}: an observer needs a name "
                 "of its own",
             )
+        if _member(hello).role != hello.role:  # which is the certificate's
+            return Reject(
+                RejectReason.IDENTITY,
+                f"the peer's label {ROLE_LABEL} says that it is {_member(hello).role!r}, "
+                f"its certificate says {hello.role!r}",
+            )
         match self._engine.admit(hello.node, trio.current_time()):
             case Admission.ADMITTED:
                 return None
@@ -489,6 +514,7 @@ class Peering:
         else:
             again = self._engine.is_neighbour(link.node)
             self._handle(Connected(_member(hello)))
+            self._listener.role_seen(link.node)
             if again and link.connected:
                 self._listener.neighbour_connected(link.node)
 

@@ -47,6 +47,7 @@ from steinadler.identity import NodeId
 from steinadler.membership import MemberState
 from steinadler.node.peering import Peering
 from steinadler.process import Call, Process
+from steinadler.security.policy import Action
 from steinadler.stream.byte_stream import ByteStream
 from steinadler.stream.streams import Streams
 from steinadler.transport.carrier import Via
@@ -149,6 +150,7 @@ class Relaying:
         self._require_direct(call.caller)
         match call.request:
             case ("reach", NodeId() as node, int(number)) if 0 < number < 2**64:
+                self._streams.guard.require(call.caller, Action.RELAY, node.name)
                 self._require_direct(node)
                 if self._relayed >= self._max_relayed:
                     raise StreamRefused(

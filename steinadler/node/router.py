@@ -8,7 +8,9 @@
                                                         |
                              credit <~~~~~~~~~~~~~~~~~~~+ when the process takes it
 
-Local and remote take the same steps in the same order, so they behave the same (M5).
+Local and remote take the same steps in the same order, so they behave the same (M5).  What a peer
+sends is held against the policy once for each channel, and again when a name has changed hands: a
+look at a number for each frame.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from steinadler.errors import (
     MailboxFull,
     NodeDown,
     NoSuchProcess,
+    NotAuthorized,
     RemoteProtocolError,
 )
 from steinadler.identity import (
@@ -36,6 +39,7 @@ from steinadler.identity import (
     parse_destination,
 )
 from steinadler.node.calls import Calls
+from steinadler.node.guard import Guard, described
 from steinadler.node.outlets import (
     CALL_ID,
     ChannelSource,
@@ -49,6 +53,7 @@ from steinadler.process.mailbox import CHECKPOINT_EVERY, Item, Run
 from steinadler.process.messages import Call
 from steinadler.process.process import SKIPPED, Process
 from steinadler.process.table import Processes
+from steinadler.security.policy import Action
 from steinadler.transport.link import Link
 from steinadler.wire.channels import (
     InboundChannel,
@@ -91,12 +96,14 @@ class Router:
         codec: Codec,
         processes: Processes,
         peering: Peering,
+        guard: Guard,
         max_unanswered_calls: int,
     ) -> None:
         self._node = node
         self._codec = codec
         self._processes = processes
         self._peering = peering
+        self._guard = guard
         # Who takes the signals that are not about calls; `Watching` puts itself here.
         self.on_signal: Callable[[NodeId, Target, Signal], None] = _ignore
         # Who knows the cluster-wide names; `Naming` puts itself here.
@@ -234,19 +241,24 @@ class Router:
         match items.type:
             case FrameType.MESSAGES:
                 source = self._source(link, items.channel)
-                if source.mailbox is not None:
+                if source.mailbox is not None and source.may_send:
                     source.mailbox.put(Run(source, items.bodies))
                 else:
-                    self.counters.dropped += len(items.bodies)
-                    source.consumed(sum(map(len, items.bodies)), len(items.bodies))
+                    self._nowhere(source, items.bodies)
             case FrameType.CALLS:
                 source = self._source(link, items.channel)
+                refusal = None
+                if not source.may_call:
+                    refusal = self._refuse(source, Action.CALL, len(items.bodies))
                 for body in items.bodies:
                     if len(body) < CALL_ID.size:
                         raise RemoteProtocolError("a call without an id")
-                    if source.process is None:
+                    if source.process is None or refusal is not None:
                         source.consumed(len(body), 1)
                     (call,) = CALL_ID.unpack_from(body)
+                    if refusal is not None:
+                        self.calls.refuse(link.node, call, source, refusal)
+                        continue
                     request = body[CALL_ID.size :]
                     self.calls.arrived(link.node, call, source.process, source, request)
             case FrameType.REPLIES:
@@ -267,7 +279,40 @@ class Router:
         if source.mailbox is None or source.mailbox.closed or renamed:
             source.process = self._processes.find(channel.target)
             source.mailbox = source.process.mailbox if source.process is not None else None
+            if not renamed:
+                source.judged_at = -1
+        if source.judged_at != self._processes.names.changes:
+            self._judge(source)
         return source
+
+    def _judge(self, source: ChannelSource) -> None:
+        """May this peer send to, and call, whoever is there now?"""
+        names = self._processes.names
+        source.judged_at = names.changes
+        target = source.channel.target
+        if source.process is None and isinstance(target, ToProcess):
+            # It ended, or never was: who asks is told that, and not that it may not ask.
+            source.may_send = source.may_call = True
+            return
+        held = self._names_at(source)
+        source.may_send = self._guard.permits(source.link, Action.SEND, target, held)
+        source.may_call = self._guard.permits(source.link, Action.CALL, target, held)
+
+    def _names_at(self, source: ChannelSource) -> tuple[str, ...]:
+        process = source.process
+        return () if process is None else self._processes.names.names_of(process.id.number)
+
+    def _nowhere(self, source: ChannelSource, bodies: list[bytes]) -> None:
+        """Messages that nobody is to get; what they cost is given back."""
+        if source.may_send:
+            self.counters.dropped += len(bodies)
+        else:
+            self._refuse(source, Action.SEND, len(bodies))
+        source.consumed(sum(map(len, bodies)), len(bodies))
+
+    def _refuse(self, source: ChannelSource, action: Action, times: int) -> NotAuthorized:
+        target = described(source.channel.target, self._names_at(source))
+        return self._guard.refuse(source.link, action, target, times)
 
     def open_item(self, process: Process, item: Item) -> Any:
         """What a process is to get for an item of its mailbox; `SKIPPED` for nothing."""

@@ -26,10 +26,19 @@ from steinadler.config import Config
 from steinadler.discovery import Candidate, Source
 from steinadler.entity.router import Entities
 from steinadler.entity.store import Store
-from steinadler.identity import Address, Destination, NodeId, ProcessId, check_process_name
-from steinadler.membership import Member, MembersLost, SidesMerged
+from steinadler.identity import (
+    NODE,
+    OBSERVER,
+    Address,
+    Destination,
+    NodeId,
+    ProcessId,
+    check_process_name,
+)
+from steinadler.membership import ROLE_LABEL, Member, MembersLost, SidesMerged
 from steinadler.node import builtin
 from steinadler.node.events import EventHub, NodeDown, NodeUp
+from steinadler.node.guard import Guard
 from steinadler.node.naming import Naming
 from steinadler.node.peering import Peering
 from steinadler.node.relaying import Relaying
@@ -40,6 +49,7 @@ from steinadler.node.watching import Watching
 from steinadler.process import Exports, Process, ProcessStatistics
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.table import Processes, WhenDone
+from steinadler.security.policy import Policy
 from steinadler.stream.streams import Streams
 from steinadler.transport.link import Link
 from steinadler.transport.network import Network
@@ -76,6 +86,7 @@ class Runtime:
         store: Store | None,
         store_is_ours: bool,
         wall_clock: Callable[[], float],
+        policy: Policy,
     ) -> None:
         self.node = node
         self.id = id_
@@ -85,11 +96,15 @@ class Runtime:
         self._config = config
         self.rng = rng
         self.hub = EventHub()
-        self.peering = Peering(network, id_, tuple(sorted(labels.items())), config, rng, self)
+        self.peering = Peering(
+            network, id_, _labels(labels, network.identity.role), config, rng, self
+        )
+        self.guard = Guard(id_, network.identity.role, policy, self.peering)
         self.processes = Processes(id_, config.mailbox_bytes)
         codec = Codec(message_types, config.wire.max_message_bytes)
         self.router = Router(
-            id_, codec, self.processes, self.peering, config.wire.max_unanswered_calls
+            *(id_, codec, self.processes, self.peering, self.guard),
+            config.wire.max_unanswered_calls,
         )
         # Bound here and not wrapped: a call more would be felt in every message.
         self.send = self.router.send
@@ -98,12 +113,13 @@ class Runtime:
         self.open_item = self.router.open_item
         self.post = self.router.post
         self.members = self.peering.members
-        self.watching = Watching(id_, self.processes, self.router)
+        self.watching = Watching(id_, self.processes, self.router, self.peering, self.guard)
         self.naming = Naming(
             id_,
             network.identity.is_observer,
             self.processes,
             self.peering,
+            self.guard,
             self.hub,
             self.router.call,
             rng,
@@ -125,6 +141,7 @@ class Runtime:
             self.watching,
             self.streams.table,
             self.relaying,
+            self.guard,
         )
         self.entities = Entities(
             self,
@@ -219,7 +236,12 @@ class Runtime:
         self.entities.members_changed()
         self.hub.publish(NodeDown(member, reason))
 
+    def role_seen(self, node: NodeId) -> None:
+        if self.naming.role_seen(node):
+            self.entities.members_changed()
+
     def node_updated(self, member: Member) -> None:
+        self.naming.role_seen(member.node)
         self.entities.members_changed()
 
     def sides_changed(self, event: MembersLost | SidesMerged) -> None:
@@ -275,6 +297,7 @@ class Runtime:
                 await nursery.start(self._run_naming)
                 await nursery.start(self.relaying.run)
                 await nursery.start(self.trusting.run)
+                await nursery.start(self._run_guard)
                 builtin.start_all(self, self._config.max_processes)
                 peering = partial(self.peering.run, listen=listen)
                 self.addresses = await nursery.start(peering, host, port)
@@ -306,6 +329,9 @@ class Runtime:
     async def _run_naming(self, *, task_status: trio.TaskStatus[None]) -> None:
         await self.naming.run(task_status=task_status)
 
+    async def _run_guard(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await self.guard.run(task_status=task_status)
+
     async def _close(self) -> None:
         self.closing = True
         self.streams.close()
@@ -323,8 +349,15 @@ class Runtime:
         await self.peering.leave(GOODBYE_PATIENCE_S)
         self.peering.close()
         self.router.close()
+        self.guard.close()
         self.streams.end()
         self.hub.close()
+
+
+def _labels(given: Mapping[str, str], role: str) -> tuple[tuple[str, str], ...]:
+    """A member's labels, its role among them where that needs saying (`Member.role`)."""
+    own = {} if role in (NODE, OBSERVER) else {ROLE_LABEL: role}
+    return tuple(sorted({**given, **own}.items()))
 
 
 async def _sheltered(shelter: trio.CancelScope, send: trio.MemorySendChannel[trio.Nursery]) -> None:

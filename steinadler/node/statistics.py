@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields
 import trio
 
 from steinadler.identity import Address, NodeId
+from steinadler.node.guard import Guard
 from steinadler.node.peering import Peering
 from steinadler.node.relaying import Relaying
 from steinadler.node.router import Router
@@ -48,10 +49,11 @@ class NodeStatistics:
     Since it opened, over all its sessions: bytes and messages both ways, `resumptions` (how often
     a session went on over a new connection), `bytes_retransmitted` after those (in `bytes_sent`
     too), `messages_dropped` (to nobody, or lost with a node that went down),
-    `messages_undecodable`, and `replies_refused` (to callers whose node does not read those that
-    it has).  Messages between processes of this node are not in sent and received.
-    `stream_bytes_sent` and `stream_bytes_received` are of the streams' ends here, those within the
-    node too: what programs sent, and what has arrived for them.
+    `messages_undecodable`, `refusals` (of what the policy does not let peers do; each message and
+    call counts), and `replies_refused` (to callers whose node does not read those that it has).
+    Messages between processes of this node are not in sent and received.  `stream_bytes_sent` and
+    `stream_bytes_received` are of the streams' ends here, those within the node too: what programs
+    sent, and what has arrived for them.
 
     How well it runs: `health_score`, 0 when nothing speaks against it, 7 at the worst: its probes
     are now so many times more patient, plus one.  Since it opened its loop was `blocked` so often,
@@ -70,6 +72,7 @@ class NodeStatistics:
     messages_received: int
     messages_dropped: int
     messages_undecodable: int
+    refusals: int
     replies_refused: int
     messages_queued: int
     bytes_retransmitted: int
@@ -150,6 +153,7 @@ class Gauges:
         watching: Watching,
         streams: StreamTable,
         relaying: Relaying,
+        guard: Guard,
     ) -> None:
         self._processes = processes
         self._peering = peering
@@ -157,6 +161,7 @@ class Gauges:
         self._watching = watching
         self._streams = streams
         self._relaying = relaying
+        self._guard = guard
         self._past = SessionCounters()  # of sessions that are over
 
     def peer_lost(self, link: Link) -> None:
@@ -182,6 +187,7 @@ class Gauges:
             messages_received=total.items_received,
             messages_dropped=self._router.counters.dropped,
             messages_undecodable=self._router.counters.undecodable,
+            refusals=self._guard.refusals,
             replies_refused=self._router.calls.refused_replies,
             messages_queued=sum(link.session.queued_items for link in links),
             bytes_retransmitted=total.bytes_retransmitted,

@@ -4,6 +4,10 @@ Every piece of news is a signal, to this node or another; both go through `post`
 `handle`, so a local monitor and a remote one are the same code.  News of a process for another
 process travels on the receiving process's own channel, behind the messages that the ended one
 sent it (see `steinadler.wire.signals`).
+
+News that this node asked for is always taken: a peer ends nothing by it that was not tied to its
+process.  What a peer asks for is held against the policy, and a refusal ends the monitor or link at
+its end, like the news that there is no such process.
 """
 
 from __future__ import annotations
@@ -16,14 +20,18 @@ from steinadler.delivery import LinkTable, MonitorsHeld, MonitorsOfUs
 from steinadler.delivery.monitors import Held, Watcher
 from steinadler.errors import NodeDown, NoSuchProcess, RemoteProtocolError
 from steinadler.identity import ANY_NODE, Destination, NodeId, ProcessId, ProcessName
+from steinadler.node.guard import Guard, described
+from steinadler.node.peering import Peering
 from steinadler.node.router import Router
 from steinadler.process.messages import Down
 from steinadler.process.process import Process
 from steinadler.process.table import Processes
+from steinadler.security.policy import Action
 from steinadler.wire.channels import CONTROL, Target, ToName, ToNode, ToProcess, ToStream
 from steinadler.wire.signals import (
     NO_CONNECTION,
     NO_PROCESS,
+    NOT_AUTHORIZED,
     CancelCall,
     DemonitorRequest,
     DownNotice,
@@ -88,9 +96,13 @@ class Monitor:
 class Watching:
     """The monitors and links of one node's processes and handles."""
 
-    def __init__(self, node: NodeId, processes: Processes, router: Router) -> None:
+    def __init__(
+        self, node: NodeId, processes: Processes, router: Router, peering: Peering, guard: Guard
+    ) -> None:
         self._node = node
         self._processes = processes
+        self._peering = peering
+        self._guard = guard
         self._router = router
         self._held = MonitorsHeld()
         self._of_us = MonitorsOfUs()
@@ -220,6 +232,9 @@ class Watching:
         target = ToName(watched) if isinstance(watched, str) else ToProcess(watched)
         process = self._processes.find(target)
         entry = Watcher(sender, reference, watcher)
+        if not self._permitted(sender, Action.MONITOR, target, process):
+            self._tell(entry, None, NOT_AUTHORIZED)
+            return
         if process is None:
             self._tell(entry, None, NO_PROCESS)
             return
@@ -228,14 +243,32 @@ class Watching:
         if not self._of_us.add(process.id.number, entry):
             raise RemoteProtocolError(f"monitor {reference} was begun twice")
 
+    def _permitted(
+        self, sender: NodeId, action: Action, target: Target, process: Process | None
+    ) -> bool:
+        """Whether a peer may do that; if not, there is a line about it.  What has ended, or never
+        was, may be asked about by its number: the answer is that it is not there."""
+        link = self._peering.connections.link(sender) if sender != self._node else None
+        if link is None or (process is None and isinstance(target, ToProcess)):
+            return True
+        names = () if process is None else self._processes.names.names_of(process.id.number)
+        if self._guard.permits(link, action, target, names):
+            return True
+        self._guard.refuse(link, action, described(target, names))
+        return False
+
     def _tell(self, watcher: Watcher, process: ProcessId | None, reason: str) -> None:
         target = CONTROL if watcher.number == HANDLE else ToProcess(watcher.number)
         self._router.post(watcher.node, target, DownNotice(watcher.reference, process, reason))
 
     def _link_asked(self, other: ProcessId, local: int) -> None:
-        if self._processes.find(ToProcess(local)) is None:
+        target = ToProcess(local)
+        process = self._processes.find(target)
+        permitted = self._permitted(other.node, Action.LINK, target, process)
+        if process is None or not permitted:
             source = ProcessId(self._node, local)
-            notice = ExitNotice(source, NO_PROCESS, linked=True)
+            reason = NO_PROCESS if permitted else NOT_AUTHORIZED
+            notice = ExitNotice(source, reason, linked=True)
             self._router.post(other.node, ToProcess(other.number), notice)
             return
         if other.node != self._node and self._links.count(other.node) >= MAX_WATCHED_BY_PEER:
@@ -252,6 +285,8 @@ class Watching:
             return
         if linked and not self._links.remove(process.id.number, source):
             return  # unlinked in the meantime
+        if not linked and not self._permitted(sender, Action.EXIT, target, process):
+            return
         if sender != self._node and process.mailbox.exit_bytes >= MAX_UNREAD_EXIT_BYTES:
             raise RemoteProtocolError(f"more than {MAX_UNREAD_EXIT_BYTES} bytes of unread exits")
         process.exit_signal(source, reason, linked=linked)

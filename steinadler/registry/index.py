@@ -5,21 +5,34 @@ two halves of a cluster.  Every node picks the same winner, the oldest claim (`c
 clock of the node that claimed; then by node and number).  The oldest, because it has most of the
 callers; asking both sides who should win was refused, because a crash in between would leave none
 or two.
+
+What a node may not have, by its role, it does not have: its entries are kept and passed on like all
+others, because replicas are compared whole, and count for nothing here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from steinadler.identity import NodeId, ProcessId
 from steinadler.registry.replica import Replica
 
 
 class Index:
-    """Names and groups of all replicas."""
+    """Names and groups of all replicas.
 
-    def __init__(self, replicas: Mapping[NodeId, Replica]) -> None:
+    `may_register` and `may_join` tell what a node may have, when a name or a group of it changes.
+    """
+
+    def __init__(
+        self,
+        replicas: Mapping[NodeId, Replica],
+        may_register: Callable[[NodeId, str], bool],
+        may_join: Callable[[NodeId, str], bool],
+    ) -> None:
         self._replicas = replicas
+        self._may_register = may_register
+        self._may_join = may_join
         self._holders: dict[str, NodeId] = {}  # whose the name is, by the rule
         self._contested: dict[str, set[NodeId]] = {}  # names with several holders
         self._groups: dict[str, set[NodeId]] = {}  # which nodes have members of it
@@ -44,7 +57,7 @@ class Index:
     def regroup(self, group: str, node: NodeId) -> None:
         """Something changed about a group at one node."""
         replica = self._replicas.get(node)
-        if replica is not None and group in replica.groups:
+        if replica is not None and group in replica.groups and self._may_join(node, group):
             self._groups.setdefault(group, set()).add(node)
         elif group in self._groups:
             self._groups[group].discard(node)
@@ -75,7 +88,7 @@ class Index:
 
     def _has(self, node: NodeId, name: str) -> bool:
         replica = self._replicas.get(node)
-        return replica is not None and name in replica.names
+        return replica is not None and name in replica.names and self._may_register(node, name)
 
     def _claim(self, node: NodeId, name: str) -> tuple[int, NodeId, int]:
         number, claimed_us, _ = self._replicas[node].names[name]

@@ -10,9 +10,13 @@ RESERVED_PREFIX = "$"
 
 
 class LocalNames:
-    """Name to process number, and back.  A process may have several names."""
+    """Name to process number, and back.  A process may have several names.
+
+    `changes` is another number whenever a name was given or taken away.
+    """
 
     def __init__(self) -> None:
+        self.changes = 0
         self._numbers: dict[str, int] = {}
         self._names: dict[int, list[str]] = {}
 
@@ -33,6 +37,7 @@ class LocalNames:
                 f"the name {name!r} belongs to process #{holder} of this node; "
                 "unregister it there first, or choose another"
             )
+        self.changes += 1
         self._numbers[name] = number
         self._names.setdefault(number, []).append(name)
 
@@ -45,6 +50,7 @@ class LocalNames:
             raise ConfigError(f"{name!r}: names that begin with '$' belong to the runtime")
         number = self._numbers.pop(name, None)
         if number is not None:
+            self.changes += 1
             names = self._names[number]
             names.remove(name)
             if not names:
@@ -61,5 +67,7 @@ class LocalNames:
 
     def process_ended(self, number: int) -> None:
         """Free all names of process `number`."""
-        for name in self._names.pop(number, ()):
+        names = self._names.pop(number, ())
+        self.changes += bool(names)
+        for name in names:
             del self._numbers[name]

@@ -59,14 +59,24 @@ FANOUT = 4
 MAX_ENTRIES = 1_000_000
 
 
+def _anything(node: NodeId, text: str) -> bool:
+    return True
+
+
 class Registry:
     """The registry's engine.  Its inputs return what is to be done; its queries are look-ups.
 
     `neighbours` tells which members this node is to keep talking to, and is connected to now.
+    `may_register` and `may_join` tell which names and groups a node may have, by its role.
     """
 
     def __init__(
-        self, me: NodeId, rng: random.Random, neighbours: Callable[[], Collection[NodeId]]
+        self,
+        me: NodeId,
+        rng: random.Random,
+        neighbours: Callable[[], Collection[NodeId]],
+        may_register: Callable[[NodeId, str], bool] = _anything,
+        may_join: Callable[[NodeId, str], bool] = _anything,
     ) -> None:
         self._me = me
         self._rng = rng
@@ -76,7 +86,7 @@ class Registry:
         self._arriving: dict[NodeId, Replica] = {}  # that start anew, until they are complete
         self._told = 0  # the version of our own that the others were told
         self._learned: set[NodeId] = set()  # of whom we asked for more, and have it now
-        self._index = Index(self._replicas)
+        self._index = Index(self._replicas, may_register, may_join)
         self._digests = Digests(self._replicas)
         self._pulls = Pulls()
         self._claims = Claims()
@@ -157,6 +167,17 @@ class Registry:
         """Somebody came.  What he has is told by himself, or by those who know it."""
         if node not in self._replicas:
             self._replicas[node] = Replica(node)
+
+    def role_changed(self, node: NodeId) -> list[Effect]:
+        """It is known now what somebody is: what may it have?"""
+        effects: list[Effect] = []
+        replica = self._replicas.get(node)
+        if replica is not None:
+            for name in replica.names:
+                self._settle(name, node, effects)
+            for group in replica.groups:
+                self._index.regroup(group, node)
+        return effects
 
     def member_down(self, node: NodeId) -> list[Effect]:
         """Somebody is gone, and its names with it."""

@@ -10,7 +10,9 @@ named and given a role by that certificate (`peer`); nobody else gets past the T
 - `credentials` are what a node shows and whom it trusts: certified by the authority at hand, or
   `from_files` that another PKI, or a join, has put there;
 - `contexts` makes TLS contexts of them;
-- `pattern` and `peer` read the holder's identity out of a certificate.
+- `pattern` and `peer` read the holder's identity out of a certificate;
+- `policy` is what its role lets the holder do, `policy_file` reads that from a file, and `audit`
+  keeps what is told of refusals within bounds.
 
 There is no plaintext mode, and no argument, setting or environment variable turns verification
 off (promise X1).  A shared secret (Erlang's cookie) was refused: it names nobody, cannot be
@@ -24,19 +26,26 @@ from steinadler.security.from_files import FileCredentials
 from steinadler.security.home import Home, HomeCredentials, JoinedCredentials, open_home
 from steinadler.security.pattern import SpiffePattern
 from steinadler.security.peer import PeerIdentity, cluster_fingerprint
+from steinadler.security.policy import Action, Grants, Policy
+from steinadler.security.policy_file import parse_policy, read_policy
 
 __all__ = [
+    "Action",
     "Authority",
     "Cluster",
     "ClusterFolder",
     "Credentials",
     "FileCredentials",
+    "Grants",
     "Home",
     "HomeCredentials",
     "IssuedCredentials",
     "JoinedCredentials",
     "PeerIdentity",
+    "Policy",
     "SpiffePattern",
     "cluster_fingerprint",
     "open_home",
+    "parse_policy",
+    "read_policy",
 ]

@@ -19,7 +19,7 @@ from typing import Protocol
 import trio
 
 from steinadler.entity.behaviour import Behaviour
-from steinadler.errors import ConfigError
+from steinadler.errors import ConfigError, NotAuthorized
 from steinadler.sidecar.app_client import AppAnswer, AppBroke, AppClient, AppDown, AppError
 from steinadler.sidecar.app_config import TypeSettings, read_config
 from steinadler.sidecar.behaviour import APP_PATIENCE_S, HttpBehaviour, Observer
@@ -101,7 +101,7 @@ class AppLink:
                 answer = await self._app.request("GET", "/dapr/config")
             types = _types(answer)
             self._host(types)
-        except (AppError, ConfigError, trio.TooSlowError) as error:
+        except (AppError, ConfigError, NotAuthorized, trio.TooSlowError) as error:
             why = str(error) or "it does not answer /dapr/config"
             if self._told != why:
                 self._told = why

@@ -21,6 +21,7 @@ from steinadler.errors import (
     NodeClosed,
     NoSuchCommand,
     NoSuchEntityType,
+    NotAuthorized,
     NotEncodable,
     RemoteError,
     StaleEpoch,
@@ -33,6 +34,7 @@ from steinadler.errors import (
 STATUS_OF = {
     "ERR_MALFORMED_REQUEST": 400,
     "ERR_API_TOKEN": 401,
+    "ERR_PERMISSION_DENIED": 403,
     "ERR_NOT_FOUND": 404,
     "ERR_ACTOR_TYPE_NOT_FOUND": 404,
     "ERR_ACTOR_METHOD_NOT_FOUND": 404,
@@ -101,6 +103,8 @@ def problem_of(error: SteinadlerError) -> Problem:
             return Problem("ERR_ACTOR_UNAVAILABLE", text)
         case NotEncodable():
             return malformed(text)
+        case NotAuthorized():
+            return Problem("ERR_PERMISSION_DENIED", text)
         case NodeClosed():
             return Problem("ERR_DRAINING", "this sidecar is closing")
         case EntityError() | DeliveryError():

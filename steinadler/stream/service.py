@@ -5,7 +5,8 @@
     ("sink", token, number)         -> None, once what the claimer sends is received
 
 `number` is the caller's for the new stream.  Calls carry the errors, and are taken back when the
-caller gives up, so opening needs no protocol of its own.
+caller gives up, so opening needs no protocol of its own.  Who may connect is in the node's policy;
+a channel's end is for whoever has its token.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from steinadler.errors import ConfigError, SteinadlerError
 from steinadler.process import Call, Process
+from steinadler.security.policy import Action
 
 if TYPE_CHECKING:
     from steinadler.stream.streams import Streams
@@ -36,6 +38,7 @@ async def serve(me: Process, streams: Streams) -> None:
 def _open(call: Call, streams: Streams) -> None:
     match call.request:
         case ("connect", str(service), int(number)) if 0 < number < 2**64:
+            streams.guard.require(call.caller, Action.CONNECT, service)
             streams.connected(call.caller, service, number)
         case ("source", int(token), int(number)) if 0 < number < 2**64:
             streams.source_claimed(call.caller, token, number)

@@ -37,6 +37,7 @@ from steinadler.errors import (
 )
 from steinadler.identity import NodeId, ProcessName, SinkRef, SourceRef, check_service
 from steinadler.membership import Member
+from steinadler.security.policy import Action, Gate
 from steinadler.stream.byte_stream import ByteStream, StreamListener
 from steinadler.stream.inlet import Inlet
 from steinadler.stream.object_channel import ReceiveChannel, SendChannel, SharedEnd
@@ -75,6 +76,8 @@ class Cluster(Links, Protocol):
 
     id: NodeId
 
+    @property
+    def guard(self) -> Gate: ...
     def members(self) -> tuple[Member, ...]: ...
     def link_to(self, name: str) -> Link: ...
     async def call(self, destination: ProcessName, request: object) -> Any: ...
@@ -95,6 +98,7 @@ class Streams:
         rng: random.Random,
     ) -> None:
         self._cluster = cluster
+        self.guard = cluster.guard
         self._me = cluster.id
         self._codec = codec
         self._settings = settings
@@ -218,6 +222,7 @@ class Streams:
     def listen(self, service: str, backlog: int) -> StreamListener:
         """See `Node.listen`."""
         check_service(service)
+        self.guard.require_of_us(Action.OFFER, service)
         if backlog < 1:
             raise ConfigError(f"backlog must be at least 1, not {backlog!r}")
         if service in self._listeners:
@@ -241,16 +246,18 @@ class Streams:
 
     def offering(self, service: str) -> list[NodeId]:
         """The members that offer a service."""
-        return [member.node for member in self._cluster.members() if service in services_of(member)]
+        return [each.node for each in self._cluster.members() if self._offers_it(each, service)]
+
+    def _offers_it(self, member: Member, service: str) -> bool:
+        """Whether its label says so, and it may."""
+        return service in services_of(member) and self.guard.may(member.node, Action.OFFER, service)
 
     def services(self) -> dict[str, tuple[Member, ...]]:
         """See `Node.services`."""
         members = self._cluster.members()
         names = sorted({name for member in members for name in services_of(member)})
-        return {
-            name: tuple(member for member in members if name in services_of(member))
-            for name in names
-        }
+        found = {name: tuple(m for m in members if self._offers_it(m, name)) for name in names}
+        return {name: offering for name, offering in found.items() if offering}
 
     async def connect(self, service: str) -> ByteStream:
         """See `Node.connect`."""

@@ -18,10 +18,11 @@ import trio.testing
 
 from steinadler.config import Config
 from steinadler.errors import ConfigError
-from steinadler.identity import NODE, OBSERVER, check_node_name
+from steinadler.identity import NODE, OBSERVER, check_node_name, check_role
 from steinadler.node import Node
 from steinadler.node.opening import alone
 from steinadler.security.peer import PeerIdentity
+from steinadler.security.policy import Policy
 from steinadler.testing import faults
 from steinadler.testing.fabric import Fabric
 from steinadler.testing.faults import Fault, Hold, Refuse, Rule
@@ -106,13 +107,15 @@ class SimulatedCluster:
         cluster: str = "default",
         observer: bool = False,
         listen: bool = True,
+        role: str | None = None,
+        policy: Policy | None = None,
     ) -> tuple[Node, ...]:
         """Start nodes, and return them once they are open; `agreed` waits for them to meet.
 
         `host`: where, for a single node that is not to be on a host of its own name (a second
         one of a name, say).  `cluster`: whose certificate they have; nodes of two clusters share
-        the network and nothing else.  `labels`, `config`, `observer`, `listen`: as for
-        `open_node`.
+        the network and nothing else.  `labels`, `config`, `observer`, `listen`, `role`, `policy`:
+        as for `open_node`, and a policy is no file.
 
         Raises `ConfigError` when a host is up already, or a name cannot be one.
         """
@@ -120,7 +123,7 @@ class SimulatedCluster:
             raise ConfigError("one host runs one node: start the others without `host`")
         nodes = []
         for name in names:
-            plan = self._plan(name, host, labels, config, cluster, observer, listen)
+            plan = self._plan(name, host, labels, config, cluster, observer, listen, role, policy)
             nodes.append(_node_of(await self._start(plan)))
         return tuple(nodes)
 
@@ -135,12 +138,14 @@ class SimulatedCluster:
         cluster: str = "default",
         observer: bool = False,
         listen: bool = True,
+        role: str | None = None,
+        policy: Policy | None = None,
     ) -> AsyncIterator[Node]:
         """Run one node for the length of a block, as `open_node` does.
 
         As `start`, and what the node raises of itself is raised in the block.
         """
-        plan = self._plan(name, host, labels, config, cluster, observer, listen)
+        plan = self._plan(name, host, labels, config, cluster, observer, listen, role, policy)
         with trio.CancelScope() as block:
             life = await self._start(plan, block)
             try:
@@ -162,10 +167,13 @@ class SimulatedCluster:
         cluster: str,
         observer: bool,
         listen: bool,
+        role: str | None,
+        policy: Policy | None,
     ) -> Plan:
-        role = OBSERVER if observer else NODE
+        role = OBSERVER if observer else check_role(role or NODE)
         check_node_name(name)
-        return Plan(name, host or name, labels or {}, config or self._config, cluster, role, listen)
+        config = config or self._config
+        return Plan(name, host or name, labels or {}, config, cluster, role, listen, policy)
 
     async def restart(self, host: str) -> Node:
         """Start the node that was on `host` again: a new life of the same name and settings.

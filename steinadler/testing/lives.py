@@ -14,6 +14,7 @@ from steinadler.discovery.source import Found
 from steinadler.identity import Address, NodeId
 from steinadler.node import Node
 from steinadler.node.opening import alone
+from steinadler.security.policy import Policy
 from steinadler.testing.fabric import FIRST_PORT, Fabric
 from steinadler.testing.network import SimulatedNetwork
 from steinadler.testing.sockets import Host
@@ -41,6 +42,7 @@ class Plan:
     cluster: str
     role: str
     listen: bool
+    policy: Policy | None
 
 
 class Life:
@@ -85,6 +87,7 @@ class Life:
             store=self.store,
             store_is_ours=True,
             wall_clock=wall_clock,
+            policy=plan.policy,
         )
         try:
             with self.scope:

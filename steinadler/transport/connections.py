@@ -43,7 +43,7 @@ import trio
 from steinadler.config import Config
 from steinadler.errors import SecurityError
 from steinadler.identity import Address, NodeId
-from steinadler.transport.carrier import Carrier
+from steinadler.transport.carrier import Carrier, Via
 from steinadler.transport.delegate import Delegate
 from steinadler.transport.dialling import Dialler, DialOutcome, Relays
 from steinadler.transport.handshake import Handshakes, Phase
@@ -92,6 +92,7 @@ class Connections:
         rng: random.Random,
         delegate: Delegate,
     ) -> None:
+        self.identity = network.identity
         self._network = network
         self._config = config
         self._rng = rng
@@ -174,6 +175,10 @@ class Connections:
         peer = self._peers.get(node.name)
         link = peer.link if peer is not None else None
         return link if link is not None and link.node == node else None
+
+    def remote_of(self, node: NodeId) -> Address | Via | None:
+        """The far end of the latest connection to this life of a node."""
+        return self._peers[node.name].remote if self.link(node) is not None else None
 
     def link_to_member(self, node: NodeId, addresses: tuple[Address, ...]) -> Link:
         """The link to a member, made now if there is none.

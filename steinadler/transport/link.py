@@ -95,6 +95,11 @@ class Link:
         return self._stream
 
     @property
+    def has_met(self) -> bool:
+        """Whether a connection carried the session: until then `role` is nobody's word."""
+        return self.peer_token != 0
+
+    @property
     def to_observer(self) -> bool:
         return self.role == OBSERVER
 

@@ -23,6 +23,7 @@ SHUTDOWN = "shutdown"
 NO_PROCESS = "noproc"
 NO_CONNECTION = "noconnection"
 CLOSING = f"{SHUTDOWN}: its node closes"
+NOT_AUTHORIZED = "notauthorized"
 MAX_REASON_LENGTH = 4096
 # Of a failure: within one frame, if each character took four bytes.
 MAX_TYPE_NAME_LENGTH, MAX_TEXT_LENGTH = 256, 3_800
