@@ -176,8 +176,10 @@ class Naming:
         return self.registry.reserve(name, process, trio.current_time())
 
     def _arbiter(self, name: str) -> str:
-        members = [member.node.name for member in self._peering.members()] or [self.me.name]
-        return max(members, key=lambda node: (_score(node, name), node))
+        """Who lets one claim to a name pass: a member that may have it itself."""
+        nodes = [member.node for member in self._peering.members()]
+        able = [node.name for node in nodes if self._guard.may(node, Action.REGISTER, name)]
+        return max(able or [self.me.name], key=lambda node: (_score(node, name), node))
 
     def unregister(self, name: str) -> None:
         """See `Node.unregister_global`."""
