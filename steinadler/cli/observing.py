@@ -22,6 +22,7 @@ from steinadler.errors import (
     DeliveryError,
     NodeDown,
     NoSuchProcess,
+    NotAuthorized,
     RemoteError,
     RemoteProtocolError,
 )
@@ -66,8 +67,8 @@ class Observer:
         async def ask(member: Member, scope: trio.CancelScope) -> None:
             try:
                 info = await self.node.call(f"$info@{member.node.name}", None)
-            except DeliveryError:
-                return  # it left just now; others may still answer
+            except (DeliveryError, NotAuthorized):
+                return  # it left just now, or tells no observer; others may still answer
             names.extend(info["members"])
             scope.cancel()
 

@@ -30,7 +30,7 @@ from steinadler.cli.options import NODE_NAME, Where, as_json
 from steinadler.cli.output import console, print_json
 from steinadler.cli.running import run, run_once
 from steinadler.cli.top_view import view
-from steinadler.errors import NodeDown, NoSuchProcess, RemoteError
+from steinadler.errors import NodeDown, NoSuchProcess, NotAuthorized, RemoteError
 from steinadler.identity import NodeId, ProcessName
 from steinadler.membership import Member
 
@@ -86,7 +86,7 @@ class Looks:
             answers[node] = "its version tells no statistics"
         except NodeDown as error:
             answers[node] = str(error)
-        except RemoteError as error:
+        except (RemoteError, NotAuthorized) as error:
             answers[node] = f"it answered: {error}"
         else:
             match reply:

@@ -28,6 +28,7 @@ from steinadler.errors import (
     EntityHostFailed,
     NodeDown,
     NoSuchProcess,
+    NotAuthorized,
     ProcessExited,
     RemoteError,
     SteinadlerError,
@@ -112,7 +113,7 @@ class Peers:
             try:
                 request = ("release", key.type, key.id, held.epoch)
                 await self._cluster.call(ProcessName(SERVICE, holder.name), request)
-            except (DeliveryError, RemoteError) as error:
+            except (DeliveryError, NotAuthorized, RemoteError) as error:
                 logger.info("%s does not let go of %s: %s", holder, key, error)
 
     async def until_heard(self) -> None:

@@ -28,7 +28,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -181,18 +181,18 @@ async def _spawner(me: Process, runtime: Runtime, max_processes: int) -> None:
 def _spawn(call: Call, runtime: Runtime) -> None:
     match call.request:
         case ("spawn", str() as export, list() | tuple() as args, str() | None as name):
-            function = _find(call, runtime, export)
+            function = _find(call, runtime, export, args)
             call.reply(runtime.node.spawn(function, *args, name=name))
         case ("run", str() as export, list() | tuple() as args):
-            function = _find(call, runtime, export)
+            function = _find(call, runtime, export, args)
             process = runtime.spawn_reporting(function, tuple(args), lambda r: _report(call, r))
             call.on_abandoned(lambda: process.end("cancelled"))
         case _:
             raise ConfigError("$spawn understands ('spawn', export, args, name) and ('run', ...)")
 
 
-def _find(call: Call, runtime: Runtime, name: str) -> ProcessFunction:
-    runtime.guard.require(call.caller, Action.SPAWN, name)
+def _find(call: Call, runtime: Runtime, name: str, args: Sequence[Any]) -> ProcessFunction:
+    runtime.guard.require(call.caller, Action.SPAWN, runtime.exports.run_by(name, args))
     function = runtime.exports.find(name)
     if function is None:
         known = ", ".join(runtime.exports.names()) or "nothing"

@@ -6,7 +6,7 @@ A registry of code, like a module: one for the interpreter, shared by every node
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, overload
 
 from steinadler.errors import ConfigError
@@ -21,6 +21,7 @@ class Exports:
     def __init__(self) -> None:
         self._functions: dict[str, ProcessFunction] = {}
         self._names: dict[ProcessFunction, str] = {}
+        self._runners: dict[str, int] = {}
 
     @overload
     def export(self, function: _F) -> _F: ...
@@ -56,6 +57,18 @@ class Exports:
         self._functions[name] = function
         self._names[function] = name
         return function
+
+    def export_runner(self, name: str, argument: int) -> Callable[[_F], _F]:
+        """As `export`, for a function that runs another one that is exported: the one that its
+        `argument`, counted from 0 after its `Process`, names."""
+        self._runners[name] = argument
+        return lambda function: self._add(function, name)
+
+    def run_by(self, name: str, args: Sequence[Any]) -> str:
+        """What is run when `name` is spawned with these arguments: itself, or what it runs."""
+        argument = self._runners.get(name, len(args))
+        runs = args[argument] if argument < len(args) else None
+        return runs if isinstance(runs, str) else name
 
     def find(self, name: str) -> ProcessFunction | None:
         """The function exported as `name`."""

@@ -30,6 +30,7 @@ from steinadler.errors import (
     NodeDown,
     NoSuchProcess,
     NoSuchService,
+    NotAuthorized,
     ProcessExited,
     RemoteError,
     StreamError,
@@ -283,7 +284,7 @@ class Streams:
         for node in nodes[turn:] + nodes[:turn]:
             try:
                 return await self._connect(node, service)
-            except (StreamError, NodeDown) as error:
+            except (StreamError, NodeDown, NotAuthorized) as error:
                 refusal = error  # nothing was sent yet: another one is as good
         raise refusal
 
@@ -360,6 +361,8 @@ class Streams:
                 raise NodeDown(node.name, "it is closing, and opens no streams") from None
             if isinstance(error, RemoteError) and error.type_name in _REFUSALS:
                 raise _REFUSALS[error.type_name](error.text) from None
+            if isinstance(error, NotAuthorized):
+                raise
             # Behind the request, and behind its being taken back.
             self._cluster.post(node, ToName(SERVICE), StreamAbort(number))
             raise

@@ -38,6 +38,7 @@ from steinadler.errors import (
     NodeDown,
     NoSuchProcess,
     ProcessExited,
+    NotAuthorized,
     RemoteError,
     SteinadlerError,
 )
@@ -268,7 +269,7 @@ class _Members:
         return moving
 
 
-@DEFAULT_EXPORTS.export(name=CHILD)
+@DEFAULT_EXPORTS.export_runner(CHILD, 2)
 async def _child(
     me: Process, supervisor: ProcessId, token: int, function: str, args: Iterable[Any]
 ) -> Any:
@@ -300,7 +301,7 @@ async def _told(me: Process, supervisor: ProcessId, request: object) -> bool:
     """Whether the supervisor is there, and does not refuse."""
     try:
         await me.call(supervisor, request)
-    except (DeliveryError, RemoteError):
+    except (DeliveryError, NotAuthorized, RemoteError):
         return False
     return True
 

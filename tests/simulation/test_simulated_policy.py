@@ -257,6 +257,12 @@ async def test_exports_by_name(autojump_clock: MockClock) -> None:
             outcomes = await gate.run_on(steinadler.ALL, another_simulated_answer)
             assert outcomes["gate"].unwrap() == 43  # its own
             assert isinstance(outcomes["bob"].error, NotAuthorized)
+            # Nor by way of what starts the children of supervisors, which run by name.
+            child = (gate.spawn(idle), 1, "another_simulated_answer", ())
+            text = await refused(gate.spawn_on("bob", "$child", *child))
+            assert text == "bob does not let gateway 'gate' spawn 'another_simulated_answer'"
+            child = (gate.spawn(idle), 1, "simulated_policy_answer", ())
+            assert await gate.spawn_on("bob", "$child", *child)
             # Nor is told what there is.
             await refused(gate.run_on("bob", "no_such_export"))
 
