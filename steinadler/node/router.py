@@ -102,6 +102,7 @@ class Router:
         self._node = node
         self._codec = codec
         self._processes = processes
+        self._names = processes.names
         self._peering = peering
         self._guard = guard
         # Who takes the signals that are not about calls; `Watching` puts itself here.
@@ -281,14 +282,13 @@ class Router:
             source.mailbox = source.process.mailbox if source.process is not None else None
             if not renamed:
                 source.judged_at = -1
-        if source.judged_at != self._processes.names.changes:
+        if source.judged_at != self._names.changes:
             self._judge(source)
         return source
 
     def _judge(self, source: ChannelSource) -> None:
         """May this peer send to, and call, whoever is there now?"""
-        names = self._processes.names
-        source.judged_at = names.changes
+        source.judged_at = self._names.changes
         target = source.channel.target
         if source.process is None and isinstance(target, ToProcess):
             # It ended, or never was: who asks is told that, and not that it may not ask.
@@ -300,7 +300,7 @@ class Router:
 
     def _names_at(self, source: ChannelSource) -> tuple[str, ...]:
         process = source.process
-        return () if process is None else self._processes.names.names_of(process.id.number)
+        return () if process is None else self._names.names_of(process.id.number)
 
     def _nowhere(self, source: ChannelSource, bodies: list[bytes]) -> None:
         """Messages that nobody is to get; what they cost is given back."""
