@@ -13,12 +13,12 @@ from steinadler.errors import ConfigError
 from steinadler.security import Action, Grants, Policy, parse_policy, read_policy
 from steinadler.security.policy import UNNAMED
 
-WATCHING = {"look", "send", "call", "monitor", "call_entity", "connect"}
+WATCHING = {"look", "send", "call", "monitor", "call_entity", "connect", "relay"}
 # What each role may do by default; the last is one that the library does not know.
 BY_DEFAULT = {
     "node": set(Action) - {"administer"},
     "observer": WATCHING,
-    "sidecar": {"look", "host", "call_entity"},
+    "sidecar": {"look", "host", "call_entity", "relay"},
     "gateway": WATCHING,
 }
 
