@@ -49,7 +49,11 @@ class CertificateRevoked(SecurityError):
 
 
 class NotAuthorized(SecurityError):
-    """The peer is known, but may not do what it asked."""
+    """The peer is known, but may not do what it asked: the policy of the node in the text does not
+    let the asker's role.  Nothing ran.
+
+    Not told when a message or a request to exit is refused: nothing comes back of these.
+    """
 
 
 class ProtocolError(SteinadlerError):

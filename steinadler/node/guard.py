@@ -52,10 +52,10 @@ class Guard:
         while True:
             await self._owes.wait()
             await trio.sleep(SUMMARY_S)
-            self.close()
+            self.tell_rest()
 
-    def close(self) -> None:
-        """Tell what is still to be told."""
+    def tell_rest(self) -> None:
+        """Tell how many refusals no line was written about."""
         self._owes = trio.Event()
         if self._audit.owes:
             log.warning("%s on %s", self._audit.summary(), self._node)

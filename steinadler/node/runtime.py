@@ -349,7 +349,7 @@ class Runtime:
         await self.peering.leave(GOODBYE_PATIENCE_S)
         self.peering.close()
         self.router.close()
-        self.guard.close()
+        self.guard.tell_rest()
         self.streams.end()
         self.hub.close()
 

@@ -14,6 +14,7 @@ from typing import Any
 from steinadler.config import StreamSettings, WireSettings
 from steinadler.errors import RemoteProtocolError, SteinadlerError
 from steinadler.identity import NodeId
+from steinadler.security.policy import Action
 from steinadler.stream.byte_stream import ByteStream
 from steinadler.stream.inlet import Inlet
 from steinadler.stream.outlet import SendingEnd
@@ -63,11 +64,21 @@ class Counting(random.Random):
         return self._next - 1
 
 
+class OpenGate:
+    """Lets everybody do everything; see `steinadler.security.policy.Gate`."""
+
+    def require(self, caller: NodeId, action: Action, target: str) -> None: ...
+    def require_of_us(self, action: Action, target: str) -> None: ...
+    def may(self, node: NodeId, action: Action, target: str) -> bool:
+        return True
+
+
 class Cluster:
     """A node that knows one peer; see `steinadler.stream.streams.Cluster`."""
 
     def __init__(self, me: NodeId, link: Link) -> None:
         self.id = me
+        self.guard = OpenGate()
         self._link = link
         self.streams: Streams | None = None
 

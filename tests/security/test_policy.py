@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -153,6 +154,43 @@ def test_what_is_no_policy_is_one_error_that_says_where(text: str) -> None:
     with pytest.raises(ConfigError, match=WRONG[text]) as caught:
         parse_policy(text, "p.toml")
     assert "\n" not in str(caught.value)
+
+
+WORDS = st.sampled_from(["roles", "node", "nodes", "*", "spawn", "look", "a-*", "Node", ""])
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.lists(WORDS, max_size=2), WORDS),
+    lambda inner: st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def toml(value: object) -> str:
+    """A value as TOML has it, tables in one line."""
+    match value:
+        case dict():
+            return "{" + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + "}"
+        case None:
+            return "1979-05-27"
+        case _:
+            return json.dumps(value)
+
+
+@given(st.dictionaries(WORDS, VALUES, max_size=2))
+def test_whatever_a_file_says_is_a_policy_or_one_error(document: dict[str, object]) -> None:
+    text = "\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in document.items())
+    match read(text):
+        case Policy(roles, nodes):
+            assert {*roles, *nodes} <= {"node", "nodes", "roles", "spawn", "look", "*"}
+        case str(error):
+            assert error.startswith("p.toml")
+            assert "\n" not in error
+
+
+def read(text: str) -> Policy | str:
+    try:
+        return parse_policy(text, "p.toml")
+    except ConfigError as error:
+        return str(error)
 
 
 def test_files_that_cannot_be_read_are_such_errors_too(tmp_path: Path) -> None:
