@@ -22,6 +22,7 @@ from steinadler.discovery import Dns, SeedFile, Source
 from steinadler.entity.python import Entity
 from steinadler.errors import ConfigError
 from steinadler.identity import (
+    OBSERVER,
     Address,
     check_node_name,
     check_process_name,
@@ -104,6 +105,14 @@ def load(module: str) -> Any:
         raise ConfigError(f"the module {module!r} cannot be imported: {describe(error)}") from error
 
 
+def _member_role(text: str) -> str:
+    if check_role(text) == OBSERVER:
+        raise ConfigError(
+            f"{OBSERVER!r} is no member: `members`, `call` and the like are run by observers"
+        )
+    return text
+
+
 def _seed_dns(text: str) -> Source:
     if ":" not in text:
         return Dns(text)
@@ -116,7 +125,7 @@ ADDRESS = Reader("host:port", parse_address)
 SEED_DNS = Reader("name[:port]", _seed_dns)
 SEED_SRV = Reader("name", Dns)
 SEED_FILE = Reader("path", SeedFile)
-ROLE = Reader("role", check_role)
+ROLE = Reader("role", _member_role)
 POLICY = Reader("path", read_policy)
 SPIFFE = Reader("pattern", SpiffePattern)
 LABEL = Reader("key=value", _label)

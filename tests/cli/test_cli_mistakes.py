@@ -46,6 +46,7 @@ from steinadler.wire.as_json import to_json
         (("node", "a", "--app", "json:nothing"), ["has nothing called 'nothing'"]),
         (("node", "a", "--app", "json:loads"), ["must be an 'async def'"]),
         (("node", "a", "--role", "Gate Way"), ["'Gate Way' is not a role"]),
+        (("node", "a", "--role", "observer"), ["'observer' is no member"]),
         (("node", "a", "--policy", "no-such.toml"), ["no-such.toml cannot be read"]),
         (("sidecar", "--policy", "/dev/null/x"), ["/dev/null/x cannot be read"]),
         (("expose", "web", "80", "--policy", "no-such.toml"), ["no-such.toml cannot be read"]),
