@@ -37,8 +37,8 @@ from steinadler.errors import (
     NodeClosed,
     NodeDown,
     NoSuchProcess,
-    ProcessExited,
     NotAuthorized,
+    ProcessExited,
     RemoteError,
     SteinadlerError,
 )
