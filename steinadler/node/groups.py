@@ -41,7 +41,7 @@ class Group:
         """Put a process of this node in.  Once is enough: doing it again changes nothing.
 
         Raises `NoSuchProcess` when it is not alive here, `ConfigError` when the group's name is
-        none.
+        none, `NotAuthorized` when this node may not join it, by its role.
         """
         self._naming.join(self.name, process)
 

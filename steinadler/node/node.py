@@ -254,8 +254,9 @@ class Node:
         with "NameConflict: ..." (one that traps exits gets an `Exit`).  `events` tell both.
 
         Raises `NameConflict` when another process has the name, `NoSuchProcess` when this one is
-        not alive here, `ConfigError` when it cannot be a name, or on an observer, `InMinority`
-        when this node or that member is in a minority and its `Config.in_minority` minds.
+        not alive here, `ConfigError` when it cannot be a name, or on an observer, `NotAuthorized`
+        when this node may not have it by its role, `InMinority` when this node or that member is in
+        a minority and its `Config.in_minority` minds.
         Cancelled, it is not registered.
         """
         await self._runtime.naming.register(name, process)
@@ -303,8 +304,9 @@ class Node:
         what it already has, and not after it has consumed this one.
 
         Messages to one destination arrive in order, at most once, and surely while both nodes
-        remain members (M1-M3).  A message to no process is dropped, as in Erlang; monitor to
-        know.  A checkpoint at least at every 64th message.  Cancelled, it has sent nothing.
+        remain members (M1-M3).  A message to no process is dropped, as in Erlang, and so is one that
+        the node's policy refuses; monitor to know.  A checkpoint at least at every 64th message.
+        Cancelled, it has sent nothing.
 
         Raises `NotEncodable`, `MessageTooLarge`, `NodeDown`, `ConfigError` (not a destination).
         """
@@ -318,8 +320,8 @@ class Node:
         """Send a request and wait for the reply.  Bound it with `trio.fail_after`.
 
         Raises `RemoteError` (the process failed the call), `NoSuchProcess`, `ProcessExited`,
-        `NodeDown`, and what `send` raises.  Never retried.  Cancelled, the request may or may
-        not be carried out, and a late reply goes nowhere.
+        `NodeDown`, `NotAuthorized` (that node's policy), and what `send` raises.  Never retried.
+        Cancelled, the request may or may not be carried out, and a late reply goes nowhere.
         """
         return self._router.call(destination, request)
 
@@ -362,8 +364,8 @@ class Node:
 
         Of several members each gets its turn; one that is down or refuses is passed over.
         Returns when the stream waits there to be accepted.  Raises `NoSuchService`,
-        `StreamRefused`, `NodeDown`, `ConfigError` for what cannot name a service.  Cancelled, the
-        other end sees its stream break off, if there is one.
+        `StreamRefused`, `NodeDown`, `NotAuthorized`, `ConfigError` for what cannot name a service.
+        Cancelled, the other end sees its stream break off, if there is one.
         """
         return self.streams.connect(service)
 
@@ -373,7 +375,8 @@ class Node:
         The others see it in this node's labels, and "name@*" finds it.  `backlog` connections may
         wait to be accepted; one beyond them is refused.  Raises `NameConflict` when this node
         offers it already, `ConfigError` for what cannot name a service, or when the names of all
-        of its services are longer than a label, `NodeClosed`.
+        of its services are longer than a label, `NotAuthorized` when it may not, by its role,
+        `NodeClosed`.
         """
         return self.streams.listen(service, backlog)
 

@@ -17,7 +17,8 @@ logger = logging.getLogger("steinadler.process")
 class Down:
     """A monitored process is no more, or never was.
 
-    `reason` is its exit reason, "noproc" (there was none) or "noconnection" (its node is down).
+    `reason` is its exit reason, "noproc" (there was none), "noconnection" (its node is down) or
+    "notauthorized" (its node does not let this one watch it).
     `process` is what was monitored; `reference` tells one monitor from another.
     """
 

@@ -269,7 +269,7 @@ async def test_exports_by_name(autojump_clock: MockClock) -> None:
 
 async def test_looking_is_by_what_is_looked_at(autojump_clock: MockClock) -> None:
     async with SimulatedCluster(1) as cluster:
-        gate, _ = await both(cluster)
+        gate, bob = await both(cluster)
         with trio.fail_after(10):
             assert (await gate.call("$info@bob", None))["name"] == "bob"
             for name, request in (
@@ -279,6 +279,8 @@ async def test_looking_is_by_what_is_looked_at(autojump_clock: MockClock) -> Non
             ):
                 text = await refused(gate.call(f"${name}@bob", request))
                 assert text == f"bob does not let gateway 'gate' look at '{name}'"
+            text = await refused(gate.call("$relay@bob", ("reach", bob.id, 1)))
+            assert text == "bob does not let gateway 'gate' be relayed to 'bob'"
 
 
 async def test_names_of_the_cluster(autojump_clock: MockClock) -> None:
