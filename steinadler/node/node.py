@@ -304,9 +304,9 @@ class Node:
         what it already has, and not after it has consumed this one.
 
         Messages to one destination arrive in order, at most once, and surely while both nodes
-        remain members (M1-M3).  A message to no process is dropped, as in Erlang, and so is one that
-        the node's policy refuses; monitor to know.  A checkpoint at least at every 64th message.
-        Cancelled, it has sent nothing.
+        remain members (M1-M3).  A message to no process is dropped, as in Erlang, and so is one
+        that the node's policy refuses; monitor to know.  A checkpoint at least at every 64th
+        message.  Cancelled, it has sent nothing.
 
         Raises `NotEncodable`, `MessageTooLarge`, `NodeDown`, `ConfigError` (not a destination).
         """
