@@ -143,7 +143,7 @@ class Relaying:
             if isinstance(message, Call):
                 try:
                     self._answer(message)
-                except (StreamError, DeliveryError, ConfigError) as error:
+                except SteinadlerError as error:
                     message.fail(error)
 
     def _answer(self, call: Call) -> None:
