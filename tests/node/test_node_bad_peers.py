@@ -293,7 +293,7 @@ async def test_a_flood_of_exit_signals_is_not_hoarded_x4(
         me.trap_exits = True
         await trio.sleep_forever()
 
-    victim = node.spawn(traps)
+    victim = node.spawn(traps)  # killed in the end, or its node would wait for it to end by itself
     me = NodeId("mallory", INCARNATION)
     notice = encode_signal(ExitNotice(ProcessId(me, 1), "", linked=False))
     monkeypatch.setattr("steinadler.node.watching.MAX_UNREAD_EXIT_BYTES", 6_400)
@@ -304,6 +304,7 @@ async def test_a_flood_of_exit_signals_is_not_hoarded_x4(
         await peer.send_session()
         await closed_for_breaking_a_rule(peer, caplog)
         assert await node.call("$echo", 1) == 1
+        node.exit(victim, "kill")
 
 
 @pytest.mark.parametrize(

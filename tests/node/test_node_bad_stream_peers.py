@@ -252,7 +252,8 @@ async def test_a_broken_rule_closes_that_peer_alone_x4(
             await stream.send_all(b"to nobody")
         await near.send_all(b"still here")
         assert await far.receive_some() == b"still here"
-        assert [each.peer for each in node.stream_statistics()] == [bob.id]
+        # Bob may also have been asked to relay to whoever is gone.
+        assert {each.peer for each in node.stream_statistics()} == {bob.id}
 
 
 # -- what is refused, or means nothing ------------------------------------------------------------

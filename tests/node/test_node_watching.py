@@ -168,11 +168,12 @@ async def test_who_traps_exits_gets_a_message_d4(pair: tuple[Node, Node]) -> Non
         me.link(linked)
         await collector(me, got)
 
-    here.spawn(supervisor)
+    process = here.spawn(supervisor)
     await trio.testing.wait_all_tasks_blocked(0.02)
     await here.send(linked, "go")
     await until(lambda: got)
     assert got == [Exit(linked, "normal")]
+    here.exit(process, "kill")
 
 
 async def test_a_normal_exit_does_not_end_the_linked_d4(pair: tuple[Node, Node]) -> None:
