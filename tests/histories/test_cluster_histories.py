@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, TypeAlias
 
 import cluster_simulating
 import pytest
+import trio
 from cluster_simulating import MESH, Scene
 from misfortunes import Misfortune
 from verdicts import CLUSTERS, Broken, simulate_cluster, verdict
@@ -23,6 +25,7 @@ from steinadler.process.process import Process
 from steinadler.registry import Registry
 from steinadler.registry.index import Index
 
+AGAIN = "python tests/histories/run.py clusters --seeds 1 --keep FOLDER"
 SOME = (0, 1, 6, 7, 9, 11)  # 1 to 3 s each
 
 
@@ -59,6 +62,30 @@ def test_a_history_keeps_its_promises(seed: int, tmp_path: Path) -> None:
     counts = verdict("clusters", simulate_cluster, seed, tmp_path, CLUSTERS)
     assert counts["received"] > 100
     assert any(name.startswith("fault ") for name in counts)
+
+
+def test_a_history_that_does_not_end_as_it_should_tells_how_to_play_it_again(
+    tmp_path: Path,
+) -> None:
+    def record(seed: int, files: Path) -> str:
+        raise trio.TooSlowError
+
+    with pytest.raises(Broken, match=re.escape(f"again: {AGAIN}")) as broken:
+        verdict("clusters", record, 1, tmp_path, CLUSTERS)
+    assert broken.value.rules == {"TooSlowError": 1}
+
+
+def test_a_thousand_seeds_are_of_all_sizes_and_meet_every_fault() -> None:
+    """5 to 50 nodes; partitions that heal, crashes, pauses and restarts, and several at a time."""
+    scenes = [cluster_simulating.scene_of(seed) for seed in range(1000)]
+    sizes = Counter(len(scene.names) for scene in scenes)
+    assert (min(sizes), max(sizes)) == (5, 50)
+    assert all(sum(sizes[n] for n in range(a, a + 10)) >= 5 for a in range(5, 45, 10))
+    kinds = Counter(misfortune.kind for scene in scenes for misfortune in scene.script)
+    assert set(kinds) == {*cluster_simulating.KINDS} - {"three sides"}
+    assert min(kinds.values()) > 100
+    assert sum(bool(m.others) for scene in scenes for m in scene.script) > 100
+    assert all(len(scene.script) >= 2 for scene in scenes)
 
 
 @pytest.mark.slow
@@ -159,3 +186,4 @@ def test_a_cluster_with_a_defect_is_found_out(
     with pytest.raises(Broken) as broken:
         judged(script, 1, tmp_path / "with")
     assert broken.value.rules[rule] > 0, broken.value
+    assert f"again: {AGAIN}" in str(broken.value)
