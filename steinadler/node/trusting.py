@@ -74,6 +74,8 @@ LOOK_INTERVAL_S = 2.0
 # How long one who signs may take, and how long until the next attempt when none did.
 ASK_TIMEOUT_S = 5.0
 RETRY_S = 10.0
+# Peers of whom it is remembered that they said what nobody signed.
+MAX_REFUSED = 1024
 # How long a node that was revoked goes on, so that others hear it before they miss it.
 RESIGN_S = 3.0
 
@@ -111,6 +113,7 @@ class Trusting:
         self._process: ProcessId | None = None  # of the service
         self._signs = False
         self._fetching: set[NodeId] = set()
+        self._refused: set[str] = set()  # from whom something was not taken, by name
         self._nursery: trio.Nursery | None = None  # while it runs
 
     # -- life ---------------------------------------------------------------------------------
@@ -170,7 +173,7 @@ class Trusting:
             try:
                 self._take(credentials, document, link.node)
             except SecurityError as error:
-                self._complain(f"did not take from {link.node} whom to trust: {error}")
+                self._did_not_take(link.node, str(error))
         elif mark > held.mark and not link.to_observer:  # which could not be called
             self._fetch(credentials, link.node)
 
@@ -202,8 +205,7 @@ class Trusting:
             if isinstance(document, bytes):
                 self._take(credentials, document, node)
         except (SteinadlerError, trio.TooSlowError) as error:
-            why = str(error) or "no answer in time"
-            self._complain(f"did not take from {node} whom to trust: {why}")
+            self._did_not_take(node, str(error) or "no answer in time")
         finally:
             self._fetching.discard(node)
 
@@ -211,9 +213,18 @@ class Trusting:
         """Raises `RemoteProtocolError` for what is no document, `SecurityError` as `adopt`."""
         former, later = credentials.trust, read(document)
         if credentials.adopt(later):
+            self._refused.clear()
             if later.lacks(former):
                 self._missing = self._missing.join(former.revoked)
             self._follow(credentials, source)
+
+    def _did_not_take(self, node: NodeId, why: str) -> None:
+        """Say so, once of each peer until something is taken: it may come with every frame."""
+        if node.name not in self._refused:
+            if len(self._refused) >= MAX_REFUSED:
+                self._refused.clear()
+            self._refused.add(node.name)
+            logger.warning("did not take from %s whom to trust: %s", node, why)
 
     async def _join(self, credentials: Credentials) -> None:
         """Two have signed at once: whoever has the key adds what the other one revoked."""

@@ -20,7 +20,9 @@ from steinadler.identity import NODE
 from steinadler.node import trusting
 from steinadler.node.events import NodeDown as NodeDownEvent
 from steinadler.security import ClusterFolder, Home
-from steinadler.security.trust import Trust
+from steinadler.security.authority import Authority
+from steinadler.security.credentials import utc_now
+from steinadler.security.trust import Trust, sign
 from steinadler.wire import plain
 from steinadler.wire.frames import MAX_PAYLOAD_BYTES, FrameType, encode_frame
 
@@ -286,6 +288,26 @@ async def test_a_peer_that_promises_a_document_and_has_none_is_asked_once_at_a_t
                 while (frame := await peer.next_frame()) is not None:
                     calls += b"document" in frame.payload
         assert calls == 1
+
+
+async def test_a_flood_of_what_nobody_signed_is_one_line(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """X4: and the peer stays connected."""
+    id_ = cluster.issuer.default_cluster().id
+    forger = Authority.create(id_, utc_now())
+    async with raw_peer(cluster.alice, cluster.nodes.home) as peer:
+        await peer.shake_hands()
+        for version in range(20):
+            forged = sign(Trust(id_, version + 1, (forger.certificate,)), [forger])
+            payload = plain.dumps([*forged.mark, forged.document])
+            await peer.say(encode_frame(FrameType.TRUST, payload=payload))
+        with trio.fail_after(5):
+            await until(lambda: "did not take from mallory" in caplog.text)
+            await peer.say(encode_frame(FrameType.TRUST, payload=plain.dumps([1])))
+            await peer.wait_closed()
+    assert caplog.text.count("did not take from mallory") == 1
+    assert (await state_of(cluster.alice, "alice"))["version"] == 0
 
 
 async def test_what_nobody_signed_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
