@@ -181,6 +181,7 @@ async def test_a_readmitted_name_comes_back_with_a_new_certificate_alone(
             except steinadler.SecurityError:
                 await trio.sleep(0.05)
         await alice.wait_for_member("bob")
+        await bob.wait_for_member("alice")
         assert await bob.call("$echo@alice", 1) == 1
         await cluster.nodes.close(bob)
         thief = Home(stolen)
