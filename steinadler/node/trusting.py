@@ -107,7 +107,7 @@ class Trusting:
         self._renewal_problem = ""
         self._ask_again_at = 0.0
         self._settled_at = 0.0
-        self._share = rng.uniform(0.9, 1)  # of the time until renewal: not all at once
+        self._share = 1.0  # of the time until renewal: not all at once
         self._wake = trio.Event()
         self._missing = NOBODY  # what was revoked and is not in the document that is held
         self._process: ProcessId | None = None  # of the service
@@ -124,6 +124,7 @@ class Trusting:
         if credentials is None:
             task_status.started()
             return
+        self._share = self._rng.uniform(0.9, 1)
         self._settled_at = trio.current_time() + RETRY_S
         self._stored = credentials.trust.mark
         self._authorities = credentials.trust.authorities
