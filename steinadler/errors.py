@@ -56,6 +56,19 @@ class NotAuthorized(SecurityError):
     """
 
 
+class JoinFailed(SecurityError):
+    """A cluster could not be joined by a token; the text says why, and what to do.
+
+    `reason` is a word for programs: "unreachable", "impostor" (who answers is not of the cluster),
+    "clock", "bad-answer", "expired", or what the issuer says, one of
+    `steinadler.security.token_store.Refusal`'s values.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
 class ProtocolError(SteinadlerError):
     """The rules of the wire were broken."""
 

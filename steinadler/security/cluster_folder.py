@@ -6,6 +6,7 @@
     ca.key                          issuer: its private key
     ca.next.pem                     issuer, in a rotation: the next key and its certificate
     credentials/<role>.<name>.pem   joined: a key and its certificate, as the issuer signed it
+    seeds                           joined: addresses of nodes of the cluster, one a line
     trust.lock                      held while ca.pem, or the issuer's key, is replaced
 
 A cluster's key either is here, and every node signs for itself, or is not and never was, and a
@@ -41,7 +42,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from steinadler.errors import ConfigError, RemoteProtocolError, SecurityError
-from steinadler.identity import check_node_name, check_role
+from steinadler.identity import Address, check_node_name, check_role
 from steinadler.security.authority import Authority, constrained_to, fingerprint
 from steinadler.security.files import exclusive_lock, read_secret, replace_file, write_new
 from steinadler.security.from_files import authorities_in, read_file
@@ -84,6 +85,7 @@ class ClusterFolder:
         self.trust_path = path / "ca.pem"
         self.key_path = path / "ca.key"
         self.next_path = path / "ca.next.pem"
+        self.seeds_path = path / "seeds"
         self._description_path = path / "cluster.json"
 
     # -- reading ------------------------------------------------------------------------------
@@ -219,6 +221,21 @@ class ClusterFolder:
         """Keep a key and its certificate, in the place of former ones."""
         replace_file(self.credentials_path(role, name), _key_pem(key) + _pem(chain))
 
+    def store_seeds(self, addresses: Iterable[Address]) -> None:
+        """Keep where nodes of the cluster were, for those who start here."""
+        lines = "".join(f"{address}\n" for address in addresses)
+        text = f"# Where nodes of the cluster are: one address a line.  May be edited.\n{lines}"
+        replace_file(self.seeds_path, text.encode())
+
+    def trust_anew(self, authorities: Iterable[x509.Certificate]) -> None:
+        """Trust what a joiner was told, the one that signs first, unless that one is trusted here
+        already: then what is held goes on, and with it who was revoked.  Whom to trust beside it,
+        members tell."""
+        with self._locked():
+            trust = Trust(self.read().id, 0, tuple(authorities))
+            if trust.signs not in self.read_trust().authorities:
+                self._write_trust(trust)
+
     def take_trust(self, later: Trust) -> Trust:
         """Hold this if it is later than what is held, and return what is held then.
 
@@ -279,8 +296,10 @@ class ClusterFolder:
         description = _description(kind, cluster.name, cluster.id, cluster.created)
         if self._description_path.read_bytes() != description:
             replace_file(self._description_path, description)
-        text = "\n".join(textwrap.wrap(base64.b64encode(trust.document).decode(), 64))
-        block = f"-----BEGIN STEINADLER TRUST-----\n{text}\n-----END STEINADLER TRUST-----\n"
+        block = ""
+        if trust.document:
+            text = "\n".join(textwrap.wrap(base64.b64encode(trust.document).decode(), 64))
+            block = f"-----BEGIN STEINADLER TRUST-----\n{text}\n-----END STEINADLER TRUST-----\n"
         replace_file(self.trust_path, _pem(trust.authorities) + block.encode())
 
 

@@ -3,7 +3,8 @@
 TLS 1.3 alone, a certificate of the peer on both sides, and trust in the authorities that are
 given, and in no others (promises X1, X2).  Host names are not checked, because the identity in
 the certificate is (`steinadler.security.pattern`); session tickets are off, because a resumed
-session would skip the certificates.
+session would skip the certificates.  The one exception is another protocol, for those who ask to
+be let in: there, the dialling side has no certificate yet (`steinadler.security.enrolment`).
 
 Python's `ssl` loads keys from files alone, so a key passes through one, in a private folder, for
 the blink of the loading; it is encrypted under a password that never leaves memory, so that a
@@ -27,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from steinadler.errors import SecurityError
 
 ALPN = "steinadler/1"
+JOIN_ALPN = "steinadler-join/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,29 @@ def make_shown(
     return Shown(chain[0], renew_at, server, client)
 
 
+def make_join_server(chain: Sequence[x509.Certificate], key: PrivateKeyTypes) -> ssl.SSLContext:
+    """For a connection of somebody who has no certificate yet; raises as `make_shown`.
+
+    It speaks `JOIN_ALPN`, and so serves for nothing else than asking for one.
+    """
+    context = _bare_context(ssl.PROTOCOL_TLS_SERVER, JOIN_ALPN)
+    context.num_tickets = 0
+    try:
+        _load(chain, key, context)
+    except OSError as error:
+        raise SecurityError(f"the certificate cannot be loaded: {error}") from error
+    return context
+
+
+def make_join_client() -> ssl.SSLContext:
+    """For whoever has no certificate, and knows of the other side only a fingerprint.
+
+    OpenSSL cannot verify a chain by that: `steinadler.security.joiner` does, before it says
+    anything.
+    """
+    return _bare_context(ssl.PROTOCOL_TLS_CLIENT, JOIN_ALPN)
+
+
 def shake_hands(shown: Shown) -> None:
     """A handshake with oneself, in memory: what peers of the same trust will say of it.
 
@@ -82,17 +107,23 @@ def shake_hands(shown: Shown) -> None:
 
 
 def _context(protocol: ssl._SSLMethod, authorities: bytes) -> ssl.SSLContext:
+    context = _bare_context(protocol, ALPN)
+    context.verify_mode = ssl.CERT_REQUIRED
+    # Partial chains: an authority that is trusted need not be a root, as those of Vault seldom are.
+    context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=authorities)
+    return context
+
+
+def _bare_context(protocol: ssl._SSLMethod, alpn: str) -> ssl.SSLContext:
     # Made bare, not by ssl.create_default_context: that one trusts the system's authorities and
     # writes session secrets to SSLKEYLOGFILE.
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.maximum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    # Partial chains: an authority that is trusted need not be a root, as those of Vault seldom are.
-    context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.load_verify_locations(cadata=authorities)
-    context.set_alpn_protocols([ALPN])
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([alpn])
     return context
 
 

@@ -30,6 +30,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -41,6 +42,9 @@ from steinadler.security.contexts import Shown, make_shown
 from steinadler.security.pattern import SpiffePattern
 from steinadler.security.peer import PeerIdentity
 from steinadler.security.trust import Trust
+
+if TYPE_CHECKING:
+    from steinadler.security.registrar import Registrar  # which knows folders, and they this
 
 # How long a failed renewal waits for the next attempt, unless the material changes.
 RETRY_AFTER = timedelta(seconds=10)
@@ -66,6 +70,8 @@ class Credentials(abc.ABC):
     identity: PeerIdentity
     pattern: SpiffePattern
     _trust: Trust
+    # Lets joiners in, where the cluster's key is in a home.
+    registrar: Registrar | None = None
 
     @property
     def certificate(self) -> x509.Certificate:

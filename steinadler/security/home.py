@@ -22,6 +22,7 @@ import os
 import re
 import secrets
 import shutil
+import ssl
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable
@@ -36,17 +37,27 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from steinadler.errors import ConfigError, SecurityError
-from steinadler.identity import NODE, OBSERVER, check_node_name, check_role, may_call_itself
+from steinadler.identity import (
+    NODE,
+    OBSERVER,
+    Address,
+    check_node_name,
+    check_role,
+    may_call_itself,
+)
 from steinadler.security.authority import CLOCK_SKEW, Authority
 from steinadler.security.cluster_folder import Cluster as Cluster
 from steinadler.security.cluster_folder import ClusterFolder
-from steinadler.security.contexts import Shown
+from steinadler.security.contexts import Shown, make_join_server
 from steinadler.security.credentials import Credentials, IssuedCredentials, utc_now
 from steinadler.security.files import exclusive_lock, stamp_of, sync_folder
 from steinadler.security.from_files import FileCredentials
+from steinadler.security.joiner import Admission
 from steinadler.security.pattern import SpiffePattern
 from steinadler.security.peer import PeerIdentity
+from steinadler.security.registrar import Registrar
 from steinadler.security.signing_request import make_request
+from steinadler.security.token_store import TokenStore
 from steinadler.security.trust import Trust, is_issued_by
 
 DEFAULT_CLUSTER = "default"
@@ -111,6 +122,60 @@ class Home:
             fill(folder)
 
         return self._make_new(name, fill_all)
+
+    def check_may_join(self, name: str, cluster_id: str) -> None:
+        """Raise `ConfigError` when what a joiner is given for a cluster of that id could not be
+        kept under that name."""
+        _check_cluster_name(name)
+        self._make_folder(self._clusters)
+        for there in self.clusters():
+            place = self._folder(there.name).path
+            if there.id == cluster_id and not there.joined:
+                raise ConfigError(
+                    f"this home has the key of that cluster, in {place}: any node may run here, "
+                    "and needs no token"
+                )
+            if there.id == cluster_id and there.name != name:
+                raise ConfigError(
+                    f"this home is in that cluster already, and calls it {there.name!r}; join with "
+                    f"--cluster {there.name}"
+                )
+            if there.id != cluster_id and there.name == name:
+                raise ConfigError(
+                    f"this home has another cluster called {name!r}; join under another name, with "
+                    f"--cluster NAME, or move {place} away if it is not needed"
+                )
+
+    def keep(self, name: str, admission: Admission, seeds: Iterable[Address]) -> Cluster:
+        """Keep what a joiner was given, in the cluster `name`, which is made if need be.
+
+        Raises as `check_may_join`, and `SecurityError` when it cannot be written.
+        """
+        cluster_id = admission.issuer.cluster_id
+        self.check_may_join(name, cluster_id)
+
+        def fill(folder: ClusterFolder) -> None:
+            for each in admission.granted:
+                folder.store_credentials(
+                    each.identity.role, each.identity.name, each.key, [each.certificate]
+                )
+            folder.store_seeds(seeds)
+
+        def fill_new(folder: ClusterFolder) -> None:
+            folder.write_joined(cluster_id, admission.authorities, self._clock())
+            fill(folder)
+
+        folder = self._folder(name)
+        try:
+            self._make(name, fill_new)
+        except FileExistsError:  # from before, or another process was faster
+            self.check_may_join(name, cluster_id)
+            try:
+                folder.trust_anew(admission.authorities)
+                fill(folder)
+            except OSError as error:
+                raise SecurityError(f"{folder.path} cannot be written: {error.strerror}") from error
+        return self._read(name)
 
     def cluster(self, name: str) -> Cluster:
         """The cluster `name`; raises `ConfigError`, telling those there are, when it is not one."""
@@ -184,6 +249,16 @@ class Home:
             f"is: steinadler cluster token --name {name}"
         )
 
+    def tokens(self, cluster: Cluster) -> TokenStore:
+        """The tokens of a cluster; raises `ConfigError` where its key is not."""
+        folder = self.cluster_folder(cluster)
+        if cluster.joined:
+            raise ConfigError(
+                f"{_joined_as(folder)}: tokens are made, listed and revoked where the cluster's "
+                "key is"
+            )
+        return TokenStore(folder.path)
+
     def cluster_folder(self, cluster: Cluster) -> ClusterFolder:
         """The folder that holds what is kept of `cluster`, its key included."""
         return self._folder(cluster.name)
@@ -221,11 +296,7 @@ class Home:
             ) from error
 
     def _make_new(self, name: str, fill: Callable[[ClusterFolder], None]) -> Cluster:
-        if not _CLUSTER_NAME.match(name):
-            raise ConfigError(
-                f"{name!r} cannot name a cluster: use 1 to 63 letters, digits, dots, dashes or "
-                "underscores, with a letter or digit at both ends"
-            )
+        _check_cluster_name(name)
         try:
             self._make(name, fill)
         except FileExistsError:
@@ -277,12 +348,20 @@ class HomeCredentials(IssuedCredentials):
     ) -> None:
         self._folder = folder
         super().__init__(folder.authority(), identity, clock=clock)
+        self.registrar = Registrar(folder, identity.cluster_id, self._show_to_joiners, clock=clock)
+        self._shown_to_joiners: tuple[x509.Certificate, ssl.SSLContext] | None = None
 
     def store_trust(self) -> None:
         self._folder.take_trust(self._trust)
 
     def change_trust(self, change: Callable[[Trust, list[Authority]], Trust]) -> Trust:
         return self._folder.change_trust(change)
+
+    def _show_to_joiners(self) -> tuple[x509.Certificate, ssl.SSLContext]:
+        shown, certificate = self._shown_to_joiners, self.certificate
+        if shown is None or shown[0] != certificate:
+            shown = self._shown_to_joiners = certificate, make_join_server([certificate], self._key)
+        return shown
 
     def _stamp(self) -> object:
         return stamp_of((self._folder.key_path, self._folder.trust_path))
@@ -362,6 +441,14 @@ class JoinedCredentials(FileCredentials):
         # Whom the cluster trusts is not this node's to weigh: when its own certificate is of an
         # authority that was dropped, peers refuse it, and it must not trust that one any longer.
         pass
+
+
+def _check_cluster_name(name: str) -> None:
+    if not _CLUSTER_NAME.match(name):
+        raise ConfigError(
+            f"{name!r} cannot name a cluster: use 1 to 63 letters, digits, dots, dashes or "
+            "underscores, with a letter or digit at both ends"
+        )
 
 
 def _joined_as(folder: ClusterFolder) -> str:
