@@ -66,11 +66,12 @@ class Carrier(Protocol):
 class SocketCarrier:
     """A connected TCP socket, made non-blocking and this object's to close."""
 
-    __slots__ = ("emptied", "sock")
+    __slots__ = ("_unread", "emptied", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.emptied = False
+        self._unread = b""
         sock.setblocking(False)
         # A connection that was reset meanwhile fails here in odd words; its first read has the
         # right ones.
@@ -90,6 +91,9 @@ class SocketCarrier:
             return 0
 
     def receive_nowait(self) -> bytes | None:
+        if self._unread:
+            data, self._unread = self._unread, b""
+            return data
         try:
             data = self.sock.recv(_RECEIVE_BYTES)
         except BlockingIOError:
@@ -97,6 +101,11 @@ class SocketCarrier:
             return None
         self.emptied = 0 < len(data) < _RECEIVE_BYTES
         return data
+
+    def put_back(self, data: bytes) -> None:
+        """Have the next `receive_nowait` return this again, which was looked at and not used."""
+        self._unread = data + self._unread
+        self.emptied = False
 
     async def wait_writable(self) -> None:
         await trio.lowlevel.wait_writable(self.sock)

@@ -19,7 +19,7 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 import ifaddr
@@ -30,6 +30,7 @@ from steinadler.errors import ConfigError, SecurityError
 from steinadler.identity import Address
 from steinadler.security.credentials import Credentials
 from steinadler.transport.carrier import Carrier, SocketCarrier, Via, address_of
+from steinadler.transport.enrolling import Reception
 from steinadler.transport.network import DialError, Network, SecureStream
 from steinadler.transport.tls import AnotherProtocol, TlsStream, explain, handshake
 
@@ -48,12 +49,23 @@ _log = logging.getLogger("steinadler.transport")
 
 
 class TcpNetwork(Network):
-    """A `Network` on this machine's sockets."""
+    """A `Network` on this machine's sockets.
+
+    Where the credentials say that the cluster's key is at hand, joiners are let in
+    (`steinadler.transport.enrolling`); `living` returns the names of members then.
+    """
 
     def __init__(
-        self, credentials: Credentials, settings: DialSettings, wire: WireSettings
+        self,
+        credentials: Credentials,
+        settings: DialSettings,
+        wire: WireSettings,
+        *,
+        living: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self.identity = credentials.identity
+        registrar = credentials.registrar
+        self._reception = None if registrar is None else Reception(registrar, living)
         self.credentials: Credentials = credentials
         self._handshakes = trio.Semaphore(settings.max_handshakes)
         self._handshake_timeout_s = wire.handshake_timeout_s
@@ -127,6 +139,15 @@ class TcpNetwork(Network):
         refusal, level = f"no handshake within {self._handshake_timeout_s:g} s", logging.WARNING
         try:
             with trio.move_on_after(self._handshake_timeout_s):
+                if (
+                    self._reception is not None
+                    and isinstance(carrier, SocketCarrier)  # not through a member
+                    and isinstance(remote, Address)
+                    and await self._reception.is_joiner(carrier, remote)
+                ):
+                    joined = await self._reception.serve(carrier, remote)
+                    _log.info("%s, from %s", joined, remote)
+                    return
                 stream = await self._secure(carrier, server_side=True)
         except SecurityError as error:
             refusal = str(error)
@@ -154,10 +175,7 @@ class TcpNetwork(Network):
         return await look_up(address)
 
     async def dial(self, address: Address) -> SecureStream:
-        with _connecting(address):
-            connected = await trio.open_tcp_stream(address.host, address.port)
-        sock = socket.socket(fileno=connected.socket.detach())
-        return await self._dial_over(SocketCarrier(sock), address)
+        return await self._dial_over(await connect(address), address)
 
     async def dial_over(self, carrier: Carrier) -> SecureStream:
         return await self._dial_over(carrier, carrier.remote)
@@ -184,6 +202,13 @@ async def look_up(address: Address) -> tuple[Address, ...]:
         found = await trio.socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     # A dict, because a name may be listed twice for one address.
     return tuple(dict.fromkeys(address_of(sockaddr) for *_, sockaddr in found))
+
+
+async def connect(address: Address) -> SocketCarrier:
+    """A TCP connection; raises `DialError`.  Waits without limit: the caller bounds it."""
+    with _connecting(address):
+        connected = await trio.open_tcp_stream(address.host, address.port)
+    return SocketCarrier(socket.socket(fileno=connected.socket.detach()))
 
 
 @contextmanager
@@ -287,11 +312,17 @@ def _reachable_at(host: str | None, listeners: list[socket.socket]) -> tuple[Add
         return (Address(host, port),)
     if host is None:
         versions.add(4)
-    hosts = [str(address) for address in _interface_addresses() if address.version in versions]
+    hosts = [str(address) for address in interface_addresses() if address.version in versions]
     return tuple(Address(each, port) for each in hosts or ["127.0.0.1" if 4 in versions else "::1"])
 
 
-def _interface_addresses() -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+def reachable_at(port: int) -> tuple[Address, ...]:
+    """Where others may reach what listens on every interface of this machine, as
+    `interface_addresses`."""
+    return tuple(Address(str(address), port) for address in interface_addresses())
+
+
+def interface_addresses() -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     """This machine's addresses that others may reach, the likeliest first."""
     sources = {_source_of_default_route(family) for family in _ELSEWHERE}
     found = {

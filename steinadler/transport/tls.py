@@ -92,20 +92,11 @@ class _State(Enum):
     CLOSED = auto()
 
 
-class TlsStream(SecureStream):
-    """A `SecureStream` over TLS 1.3; made by `handshake`."""
+class TlsPipe:
+    """Bytes over TLS 1.3, as `SecureStream` has them, and no word of who the peer is."""
 
-    def __init__(
-        self,
-        ciphertext: _Ciphertext,
-        tls: ssl.SSLObject,
-        peer: PeerIdentity,
-        remote: Address | Via,
-        certificate: bytes,
-    ) -> None:
-        self.peer = peer
+    def __init__(self, ciphertext: _Ciphertext, tls: ssl.SSLObject, remote: Address | Via) -> None:
         self.remote = remote
-        self.certificate = certificate
         self._ciphertext = ciphertext
         self._tls = tls
         self._state = _State.OPEN
@@ -228,6 +219,22 @@ class TlsStream(SecureStream):
         return records[0] if len(records) == 1 else b"".join(records)
 
 
+class TlsStream(TlsPipe, SecureStream):
+    """A `SecureStream` over TLS 1.3; made by `handshake`."""
+
+    def __init__(
+        self,
+        ciphertext: _Ciphertext,
+        tls: ssl.SSLObject,
+        peer: PeerIdentity,
+        remote: Address | Via,
+        certificate: bytes,
+    ) -> None:
+        super().__init__(ciphertext, tls, remote)
+        self.peer = peer
+        self.certificate = certificate
+
+
 async def handshake(
     carrier: Carrier,
     context: ssl.SSLContext,
@@ -247,22 +254,51 @@ async def handshake(
     closed before the end.
     """
     try:
-        ciphertext = _Ciphertext(carrier)
-        tls = context.wrap_bio(ciphertext.incoming, ciphertext.outgoing, server_side=server_side)
-        try:
-            await _exchange(ciphertext, tls)
-            remote = carrier.remote
-        except ssl.SSLError as error:
-            with suppress(OSError):
-                ciphertext.push()  # the alert tells the peer why
-            raise SecurityError(explain(error)) from error
-        except OSError as error:
-            raise trio.BrokenResourceError(explain(error)) from error
+        ciphertext, tls = await _shake(carrier, context, server_side)
         certificate = _certificate(tls)
-        return TlsStream(ciphertext, tls, judge(certificate), remote, certificate)
+        return TlsStream(ciphertext, tls, judge(certificate), carrier.remote, certificate)
+    except OSError as error:
+        carrier.close()
+        raise trio.BrokenResourceError(explain(error)) from error
     except BaseException:
         carrier.close()
         raise
+
+
+async def open_pipe(
+    carrier: Carrier, context: ssl.SSLContext, *, server_side: bool, alpn: str
+) -> tuple[TlsPipe, bytes]:
+    """A handshake for another protocol than the nodes' own; the context alone says what it asks of
+    the peer.
+
+    Returns the pipe, and the certificate that the peer has shown, in DER, or nothing.  Takes
+    ownership of `carrier`, waits and raises as `handshake`.
+    """
+    try:
+        ciphertext, tls = await _shake(carrier, context, server_side)
+        _require_protocol(tls, alpn)
+        shown = tls.getpeercert(binary_form=True) or b""
+        return TlsPipe(ciphertext, tls, carrier.remote), shown
+    except OSError as error:
+        carrier.close()
+        raise trio.BrokenResourceError(explain(error)) from error
+    except BaseException:
+        carrier.close()
+        raise
+
+
+async def _shake(
+    carrier: Carrier, context: ssl.SSLContext, server_side: bool
+) -> tuple[_Ciphertext, ssl.SSLObject]:
+    ciphertext = _Ciphertext(carrier)
+    tls = context.wrap_bio(ciphertext.incoming, ciphertext.outgoing, server_side=server_side)
+    try:
+        await _exchange(ciphertext, tls)
+    except ssl.SSLError as error:
+        with suppress(OSError):
+            ciphertext.push()  # the alert tells the peer why
+        raise SecurityError(explain(error)) from error
+    return ciphertext, tls
 
 
 async def _exchange(ciphertext: _Ciphertext, tls: ssl.SSLObject) -> None:
@@ -289,14 +325,18 @@ async def _exchange(ciphertext: _Ciphertext, tls: ssl.SSLObject) -> None:
 
 def _certificate(tls: ssl.SSLObject) -> bytes:
     """The peer's certificate, when the connection is what it has to be (promises X1, X2)."""
-    if tls.version() != "TLSv1.3":
-        raise SecurityError(f"{tls.version()} where TLS 1.3 is required")
-    if tls.selected_alpn_protocol() != ALPN:
-        raise AnotherProtocol(f"TLS, but not {ALPN} (ALPN)")
+    _require_protocol(tls, ALPN)
     der = tls.getpeercert(binary_form=True)
     if der is None:
         raise SecurityError("no certificate shown")
     return der
+
+
+def _require_protocol(tls: ssl.SSLObject, alpn: str) -> None:
+    if tls.version() != "TLSv1.3":
+        raise SecurityError(f"{tls.version()} where TLS 1.3 is required")
+    if tls.selected_alpn_protocol() != alpn:
+        raise AnotherProtocol(f"TLS, but not {alpn} (ALPN)")
 
 
 def explain(error: OSError) -> str:

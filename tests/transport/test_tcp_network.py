@@ -418,8 +418,9 @@ async def test_a_cancelled_dial_leaves_nothing_open(machine: Machine) -> None:
         async with trio.open_nursery() as nursery:
             listeners = await nursery.start(partial(trio.serve_tcp, silent, 0, host="127.0.0.1"))
             address = Address("127.0.0.1", listeners[0].socket.getsockname()[1])
+            network = machine.network("alice")
             with trio.move_on_after(0.1) as scope:
-                await machine.network("alice").dial(address)
+                await network.dial(address)
             assert scope.cancelled_caught
             await ended.wait()
             nursery.cancel_scope.cancel()
