@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fuzz_joining
 from fuzz_streams import SINK_TOKEN, SOURCE_TOKEN, StreamsOfANode
 
 from steinadler.config import MembershipSettings, WireSettings
@@ -525,6 +526,7 @@ SEEDS: dict[Callable[[bytes], None], list[bytes]] = {
         b"\x03v=1\x28cluster=" + b"a" * 32 + b"\x08node=bob\x06inc=12",
         b"192.0.2.1 ::1 127.0.0.1 fe80::1%eth0 2001:db8::1",
     ],
+    **fuzz_joining.SEEDS,
 }
 TARGETS = {target.__name__: target for target in SEEDS}
 
