@@ -9,6 +9,7 @@ from steinadler.cli.output import print_json
 from steinadler.cli.revoking import readmit, revoke, revoked
 from steinadler.cli.rotating import rotate_ca
 from steinadler.cli.running import Failed
+from steinadler.cli.tokens import join, token, tokens
 from steinadler.errors import SteinadlerError
 from steinadler.security import Cluster, Home, open_home
 from steinadler.security.authority import fingerprint
@@ -19,11 +20,11 @@ def cluster() -> None:
     """Make clusters, show those that there are, and say who belongs to them.
 
     A cluster is a certificate authority: whoever holds its key, in this user's STEINADLER_HOME,
-    can run nodes of it.
+    can run nodes of it.  Another machine joins by a token.
     """
 
 
-for command in (revoke, readmit, revoked, rotate_ca):
+for command in (token, tokens, join, revoke, readmit, revoked, rotate_ca):
     cluster.add_command(command)
 
 

@@ -14,6 +14,8 @@ With `--json`, one object a line:
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, assert_never
 
 import click
@@ -23,6 +25,7 @@ from steinadler.cli.options import (
     APP,
     LABEL,
     NODE_NAME,
+    TOKEN,
     At,
     Where,
     as_json,
@@ -36,7 +39,8 @@ from steinadler.cli.running import run
 from steinadler.config import Config, Minority
 from steinadler.discovery import RuntimeFolder
 from steinadler.entity.python import Entity
-from steinadler.errors import SteinadlerError
+from steinadler.errors import ConfigError, SteinadlerError
+from steinadler.identity import OBSERVER
 from steinadler.node import (
     EventsLost,
     EventStream,
@@ -48,9 +52,10 @@ from steinadler.node import (
     SidesMerged,
     open_node,
 )
+from steinadler.node.joining import join_cluster
 from steinadler.node.peering import NAME_CONFLICT_PATIENCE_S
 from steinadler.process.exports import ProcessFunction
-from steinadler.security import Policy, cluster_fingerprint, open_home
+from steinadler.security import JoinToken, Policy, cluster_fingerprint, open_home
 from steinadler.security.home import DEFAULT_CLUSTER
 
 # How long seeds are given to bring a member, who may know of another node of this name.
@@ -84,6 +89,14 @@ _DIALS_OUT = "and only dials out"
     help="Where entities' state is: sqlite:///PATH or postgresql://...  [default: a file in the "
     "cluster's folder]",
 )
+@click.option(
+    "--join",
+    "token",
+    type=TOKEN,
+    metavar="TOKEN",
+    help="Join by a token of 'steinadler cluster token' first, unless this home did before; "
+    "'-' reads it from stdin.",
+)
 @in_minority
 @authorizing
 @joining
@@ -94,6 +107,7 @@ def node(
     labels: tuple[tuple[str, str], ...],
     apps: tuple[tuple[str, ProcessFunction | type[Entity]], ...],
     store: str | None,
+    token: JoinToken | None,
     in_minority: Minority,
     role: str | None,
     policy: Policy | None,
@@ -106,7 +120,13 @@ def node(
     object a line.
     """
 
+    if token is not None and where.files is not None:
+        raise click.UsageError("--join and --cert contradict each other: a token brings its own")
+
     async def live() -> None:
+        nonlocal where
+        if token is not None:
+            where = replace(where, cluster=await join_for(name, token, where))
         patience_s = await patience_with_others(name, where)
         async with open_node(
             name,
@@ -140,6 +160,31 @@ def node(
 
     if run(live) is not None:
         _tell({"event": "left", "name": name}, as_json)
+
+
+async def join_for(name: str, token: JoinToken, where: Where) -> str:
+    """Join by a token, unless this home can run that node already; what the cluster is called here.
+
+    So the same command line starts it the first time and ever after.
+    """
+    if token.role == OBSERVER:
+        raise ConfigError("the token is for an observer, and a node is a member: it takes another")
+    if (known := await trio.to_thread.run_sync(_runs_already, name, token)) is not None:
+        return known
+    joined = await join_cluster(
+        token, name=name, cluster=where.cluster, seeds=where.seeds, mdns=where.mdns
+    )
+    return joined.cluster
+
+
+def _runs_already(name: str, token: JoinToken) -> str | None:
+    home = open_home()
+    for cluster in home.clusters():
+        if cluster.id == token.cluster_id:
+            with suppress(SteinadlerError):  # not given, or expired
+                home.credentials(cluster, None, name).server_context()
+                return cluster.name
+    return None
 
 
 async def patience_with_others(name: str, where: Where) -> float:

@@ -6,9 +6,11 @@ import importlib
 import inspect
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +33,7 @@ from steinadler.identity import (
 )
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.process import describe
-from steinadler.security import Credentials, SpiffePattern, read_policy
+from steinadler.security import Credentials, JoinToken, SpiffePattern, parse_token, read_policy
 from steinadler.security.home import DEFAULT_CLUSTER
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -113,6 +115,19 @@ def _member_role(text: str) -> str:
     return text
 
 
+def _duration(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if match is None:
+        raise ConfigError(f"{text!r} is no time: write 90s, 10m, 12h or 7d")
+    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+    return timedelta(**{units[match[2]]: int(match[1])})
+
+
+def _token(text: str) -> JoinToken:
+    # For whom the arguments of a process are too public.
+    return parse_token(sys.stdin.readline() if text == "-" else text)
+
+
 def _seed_dns(text: str) -> Source:
     if ":" not in text:
         return Dns(text)
@@ -128,6 +143,8 @@ SEED_FILE = Reader("path", SeedFile)
 ROLE = Reader("role", _member_role)
 POLICY = Reader("path", read_policy)
 SPIFFE = Reader("pattern", SpiffePattern)
+DURATION = Reader("time", _duration)
+TOKEN = Reader("token", _token)
 LABEL = Reader("key=value", _label)
 JSON = Reader("json", _json)
 APP = Reader("module:function", _app)

@@ -46,13 +46,18 @@ _SETTLED_S = 2.5
 
 @dataclass(frozen=True, slots=True)
 class RuntimeEntry:
-    """What a node left: who it is, its process, where it listens, and since when (Unix seconds)."""
+    """What a node left: who it is, its process, where it listens, and since when (Unix seconds).
+
+    `everywhere`: it listens on every interface of the machine, beside the loopback address that is
+    in `addresses`.
+    """
 
     name: str
     incarnation: int
     pid: int
     addresses: tuple[Address, ...]
     started: float
+    everywhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,7 @@ class RuntimeFolder(Source):
             os.getpid(),
             addresses,
             time.time(),
+            listening_on_all,
         )
         file = _File(entry, advertisement.fingerprint.lower(), self._host)
         life = (entry.name, entry.incarnation)
@@ -223,7 +229,12 @@ def _read(path: Path) -> _File | None:
             try:
                 addresses = tuple(parse_address(str(text)) for text in texts)
                 entry = RuntimeEntry(
-                    check_node_name(name), incarnation, pid, addresses, float(started)
+                    check_node_name(name),
+                    incarnation,
+                    pid,
+                    addresses,
+                    float(started),
+                    content.get("everywhere") is True,
                 )
             except (ConfigError, OverflowError):
                 return None
@@ -240,6 +251,7 @@ def _write(path: Path, file: _File) -> None:
         "pid": entry.pid,
         "addresses": [str(address) for address in entry.addresses],
         "started": entry.started,
+        "everywhere": entry.everywhere,
         "cluster": file.cluster,
         "host": file.host,
     }

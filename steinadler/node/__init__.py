@@ -1,9 +1,10 @@
 """A node: everything below, composed and owned.
 
 `node` is the public face; `runtime` the inside, which owns the parts and their tasks; `opening`
-makes a node with real sockets and credentials.  `peering` joins membership to connections, `router`
-carries messages and calls, `watching` monitors and links, `spawning` asks other nodes to run
-functions, `statistics` is what is counted, `builtin` the processes that every node has.
+makes a node with real sockets and credentials, and `joining` gets these for a home that has none.
+`peering` joins membership to connections, `router` carries messages and calls, `watching` monitors
+and links, `spawning` asks other nodes to run functions, `statistics` is what is counted, `builtin`
+the processes that every node has.
 """
 
 from steinadler.membership import MembersLost, SidesMerged
@@ -15,6 +16,7 @@ from steinadler.node.events import (
     NodeDown,
     NodeUp,
 )
+from steinadler.node.joining import Joined, join_cluster
 from steinadler.node.node import Node
 from steinadler.node.opening import open_node
 from steinadler.node.spawning import ALL
@@ -27,6 +29,7 @@ __all__ = [
     "Event",
     "EventStream",
     "EventsLost",
+    "Joined",
     "MembersLost",
     "Monitor",
     "NameConflict",
@@ -35,5 +38,6 @@ __all__ = [
     "NodeStatistics",
     "NodeUp",
     "SidesMerged",
+    "join_cluster",
     "open_node",
 ]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import trio
 
 from steinadler.config import Config
-from steinadler.discovery import Advertisement, Mdns, RuntimeFolder, Seeds, Source
+from steinadler.discovery import Advertisement, Mdns, RuntimeFolder, SeedFile, Seeds, Source
 from steinadler.discovery.source import Found
 from steinadler.entity.store import Store
 from steinadler.entity.stores import open_store
@@ -62,7 +62,8 @@ async def open_node(
     to.  It finds nobody who only dials out too, and nobody finds it by discovery; one member at
     least has to listen.
     `seeds`: addresses ("host:port") of nodes to join, beside those that mDNS and the runtime
-    folder find.  `mdns` False neither announces this node nor looks for others by multicast.
+    folder find, and in a home that joined those where the cluster was.  `mdns` False neither
+    announces this node nor looks for others by multicast.
     `sources`: further ways to find nodes.  `labels`: what others may choose this node by.
     `cluster`: one of those in `home`; by default "default", which the first node makes.
     `home`: where credentials are; by default `$STEINADLER_HOME`, else the user's configuration
@@ -110,7 +111,12 @@ async def open_node(
     )
     mark = cluster_fingerprint(prepared.credentials.identity.cluster_id)
     node = Node(
-        TcpNetwork(prepared.credentials, config.dial, config.wire),
+        TcpNetwork(
+            prepared.credentials,
+            config.dial,
+            config.wire,
+            living=lambda: [member.node.name for member in node.members()],
+        ),
         NodeId(name, time.time_ns() // 1000),
         labels=labels or {},
         config=config,
@@ -123,6 +129,8 @@ async def open_node(
 
     def make_sources(node: Node) -> list[Source]:
         made: list[Source] = [Seeds(addresses, rng=rng), runtime, *sources]
+        if prepared.seeds is not None:
+            made.append(SeedFile(prepared.seeds))
         if mdns:
             multicast = Mdns(_advertise(node, mark), mark, listening_on_all=host is None)
             made.append(_WhileAlone(multicast, node) if observer else multicast)
@@ -154,6 +162,8 @@ class _Prepared(NamedTuple):
     runtime_folder: Path
     default_store: str
     policy: Policy
+    # Of a home that joined: where the cluster was then.
+    seeds: Path | None
 
 
 def _prepare(
@@ -175,6 +185,7 @@ def _prepare(
             )
         _check(given.identity, role, name)
         credentials, folder = given, opened.data_folder(given.identity.cluster_id)
+        seeds = None
     else:
         if cluster is None and role != OBSERVER:
             place = opened.default_cluster()
@@ -182,12 +193,14 @@ def _prepare(
             place = opened.cluster(cluster or DEFAULT_CLUSTER)
         credentials = opened.credentials(place, role, name)
         folder = opened.cluster_folder(place).path
+        seeds = opened.cluster_folder(place).seeds_path
     file = folder.absolute() / "entities.sqlite3"
     return _Prepared(
         credentials,
         opened.runtime_folder(credentials.identity.cluster_id),
         "sqlite:" + file.as_uri().removeprefix("file:"),
         policy or Policy(),
+        seeds if seeds is not None and seeds.exists() else None,
     )
 
 
