@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from steinadler.config import WireSettings
 from steinadler.identity import Address, NodeId, ProcessId, SourceRef
 from steinadler.membership import Member
 from steinadler.membership.messages import Ack, Ping, encode
+from steinadler.security import JoinToken
+from steinadler.security.enrolment import framed, make_refusal, request_transcript
+from steinadler.security.token_store import Refusal
 from steinadler.wire import plain
 from steinadler.wire.channels import REPLIES, ToName, ToStream
 from steinadler.wire.codec import Codec, MessageTypes
@@ -157,6 +162,39 @@ def stream_abort() -> bytes:
     return session.data_to_send()
 
 
+TOKEN = JoinToken(
+    cluster_name="default",
+    cluster_id="0123456789abcdef0123456789abcdef",
+    fingerprint="ab" * 32,
+    secret=bytes(range(16)),
+    role="node",
+    name="bob",
+    expires=datetime.fromtimestamp(1_700_000_600, UTC),
+    addresses=(Address("192.0.2.7", 4370),),
+)
+
+
+def join_token() -> bytes:
+    """What is in it, before it is base32."""
+    coded = TOKEN.encode().removeprefix("steinadler1_").upper()
+    return base64.b32decode(coded + "=" * (-len(coded) % 8))
+
+
+def join_key() -> bytes:
+    return TOKEN.public_key
+
+
+def join_request() -> bytes:
+    """With nothing wanted, for a certificate of which only the digest counts."""
+    wanted = plain.dumps([])
+    signature = TOKEN.key().sign(request_transcript(b"certificate", bytes(32), wanted))
+    return framed(plain.dumps([bytes.fromhex(TOKEN.id), wanted, signature]))
+
+
+def join_refusal() -> bytes:
+    return framed(make_refusal(Refusal.REVOKED, "the token was revoked"))
+
+
 def ping() -> bytes:
     record = Member(BOB, (Address("192.0.2.8", 4370),), (("role", "gpu"),))
     return encode_frame(FrameType.GOSSIP, payload=encode(Ping(7, (record,))))
@@ -185,6 +223,10 @@ EXAMPLES: dict[str, Callable[[], bytes]] = {
         broken_stream,
         stream_stop,
         stream_abort,
+        join_token,
+        join_key,
+        join_request,
+        join_refusal,
         ping,
         ack,
     )
