@@ -35,8 +35,8 @@ _AGAIN_AFTER_S = 0.5
 _DIAL_S = 3.0
 # It may have to wait for its turn to change the file of tokens.
 _ANSWER_S = 5.0
-# Where these are the answer, another node may have another, or the same one later.
-_NOT_FINAL = {"impostor", Refusal.UNKNOWN_TOKEN.value, Refusal.UNABLE.value}
+# Where these are the answer, another node may have another; the same one has not.
+_FINAL_THERE = {"impostor", Refusal.UNKNOWN_TOKEN.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,9 @@ class _Search:
                     met.close()
             except JoinFailed as failure:
                 self._tried[address], self._said[address] = str(failure), failure.reason
-                if failure.reason not in _NOT_FINAL:
+                if failure.reason in _FINAL_THERE:
+                    return
+                if failure.reason != Refusal.UNABLE.value:
                     self._conclude(failure, scope)
             except trio.TooSlowError:
                 self._tried[address] = "it does not answer"
