@@ -368,15 +368,54 @@ def test_clocks_that_differ_are_told(
 def test_joining_in_the_middle_of_a_rotation(issuer: Issuer) -> None:
     """Both authorities are trusted from then on; a token from before it says so."""
     before = issuer.token(uses=2)
-    old, new = issuer.folder.authority(), Authority.create(issuer.cluster.id, issuer.clock())
-    issuer.folder.replace_trust([old.certificate, new.certificate])
-    assert admit(issuer, Joiner(before, "bob")).authorities == issuer.folder.trust()
-    issuer.folder.replace_authority_key(new.key)
-    issuer.folder.replace_trust([new.certificate, old.certificate])
+    folder = issuer.folder
+    old, new = (
+        folder.authority().certificate,
+        folder.make_next_authority(issuer.clock()).certificate,
+    )
+    folder.change_trust(lambda held, keys: held.successor(keys, authorities=[old, new]))
+    assert admit(issuer, Joiner(before, "bob")).authorities == (old, new)
+    folder.change_trust(lambda held, keys: held.successor(keys, authorities=[new, old]))
+    folder.use_next_authority()
     with pytest.raises(JoinFailed, match=r"make a new token|does not have the key"):
         admit(issuer, Joiner(before, "carol"))
     issuer.cluster = issuer.home.default_cluster()
     assert admit(issuer, Joiner(issuer.token(), "carol")).authorities == issuer.folder.trust()
+
+
+def test_a_home_that_missed_a_rotation_joins_anew(issuer: Issuer, tmp_path: Path) -> None:
+    """It begins with whom it was told to trust; one that missed nothing keeps who was revoked."""
+    home = Home(tmp_path / "bob", clock=issuer.clock)
+    cluster = home.keep("default", admit(issuer, Joiner(issuer.token(), "bob")), [])
+    theirs = home.cluster_folder(cluster)
+    now, folder = issuer.clock(), issuer.folder
+    told = folder.change_trust(
+        lambda held, keys: held.successor(keys, revoked=held.revoked.revoke("eve", now))
+    )
+    theirs.take_trust(told)
+    home.keep("default", admit(issuer, Joiner(issuer.token(name="bob"), "bob")), [])
+    assert theirs.read_trust().revoked.barred == {"eve"}
+    new = folder.make_next_authority(now).certificate
+    for trusted in ([new, *told.authorities], [new]):
+        folder.change_trust(lambda held, keys: held.successor(keys, authorities=trusted))  # noqa: B023
+        folder.use_next_authority()
+    issuer.cluster = issuer.home.default_cluster()
+    home.keep("default", admit(issuer, Joiner(issuer.token(name="bob"), "bob")), [])
+    assert theirs.trust() == (new,)
+    assert theirs.read_trust().judge(folder.read_trust()), "and takes what members tell it"
+    assert home.credentials(cluster, None, "bob").server_context()
+
+
+def test_a_revoked_name_is_given_to_nobody_and_costs_no_use(issuer: Issuer) -> None:
+    token, now = issuer.token(name="bob"), issuer.clock()
+    change = issuer.folder.change_trust
+    change(lambda held, keys: held.successor(keys, revoked=held.revoked.revoke("bob", now)))
+    with pytest.raises(JoinFailed, match="cluster readmit bob") as raised:
+        admit(issuer, Joiner(token, "bob"))
+    assert raised.value.reason == Refusal.NAME_REVOKED.value
+    change(lambda held, keys: held.successor(keys, revoked=held.revoked.readmit("bob")))
+    issuer.clock.forward(timedelta(seconds=2))  # certificates are good from after the revocation
+    assert admit(issuer, Joiner(token, "bob"))
 
 
 # -- framing ----------------------------------------------------------------------------------
