@@ -84,7 +84,7 @@ class SimulatedCluster:
         self._incarnations: dict[str, int] = {}
         self._freezer = Freezer()
         self._nursery: trio.Nursery | None = None
-        self._sources: dict[str, Hosts] = {}
+        self._multicast: dict[str, Hosts] = {}  # the hosts that tell each other of themselves
         self._due = trio.Event()
         self._run: AbstractAsyncContextManager[None] | None = None
 
@@ -109,6 +109,7 @@ class SimulatedCluster:
         listen: bool = True,
         role: str | None = None,
         policy: Policy | None = None,
+        seeds: Collection[str] | None = None,
     ) -> tuple[Node, ...]:
         """Start nodes, and return them once they are open; `agreed` waits for them to meet.
 
@@ -116,6 +117,8 @@ class SimulatedCluster:
         one of a name, say).  `cluster`: whose certificate they have; nodes of two clusters share
         the network and nothing else.  `labels`, `config`, `observer`, `listen`, `role`, `policy`:
         as for `open_node`, and a policy is no file.
+        `seeds`: the only hosts that they are told of, as by `open_node(seeds=...)`; and nobody is
+        told of them.  (None: they find each other as if by multicast.)
 
         Raises `ConfigError` when a host is up already, or a name cannot be one.
         """
@@ -123,7 +126,9 @@ class SimulatedCluster:
             raise ConfigError("one host runs one node: start the others without `host`")
         nodes = []
         for name in names:
-            plan = self._plan(name, host, labels, config, cluster, observer, listen, role, policy)
+            plan = self._plan(
+                name, host, labels, config, cluster, observer, listen, role, policy, seeds
+            )
             nodes.append(_node_of(await self._start(plan)))
         return tuple(nodes)
 
@@ -140,12 +145,15 @@ class SimulatedCluster:
         listen: bool = True,
         role: str | None = None,
         policy: Policy | None = None,
+        seeds: Collection[str] | None = None,
     ) -> AsyncIterator[Node]:
         """Run one node for the length of a block, as `open_node` does.
 
         As `start`, and what the node raises of itself is raised in the block.
         """
-        plan = self._plan(name, host, labels, config, cluster, observer, listen, role, policy)
+        plan = self._plan(
+            name, host, labels, config, cluster, observer, listen, role, policy, seeds
+        )
         with trio.CancelScope() as block:
             life = await self._start(plan, block)
             try:
@@ -169,11 +177,15 @@ class SimulatedCluster:
         listen: bool,
         role: str | None,
         policy: Policy | None,
+        seeds: Collection[str] | None,
     ) -> Plan:
         role = OBSERVER if observer else check_role(role or NODE)
         check_node_name(name)
         config = config or self._config
-        return Plan(name, host or name, labels or {}, config, cluster, role, listen, policy)
+        told_of = None if seeds is None else tuple(seeds)
+        return Plan(
+            name, host or name, labels or {}, config, cluster, role, listen, policy, told_of
+        )
 
     async def restart(self, host: str) -> Node:
         """Start the node that was on `host` again: a new life of the same name and settings.
@@ -257,11 +269,13 @@ class SimulatedCluster:
         Bound it with `trio.fail_after`.
         """
         await trio.lowlevel.checkpoint()
-        while (life := self._disagreeing()) is not None:
-            await anext(_node_of(life).events(), None)
-
-    def _disagreeing(self) -> Life | None:
-        return next((life for life in self._lives.values() if not self._agrees(life)), None)
+        unsure = True
+        while unsure:  # what one came to know while others were waited for may hold no longer
+            unsure = False
+            for life in list(self._lives.values()):
+                while not self._agrees(life):
+                    unsure = True
+                    await anext(_node_of(life).events(), None)
 
     def _agrees(self, life: Life) -> bool:
         if not life.host.up or life.host.paused or life.node is None:
@@ -441,10 +455,16 @@ class SimulatedCluster:
         life = self._lives[plan.host] = Life(plan, host, store, block)
         self._record("start", plan.host)
         rng = random.Random(f"{self.seed}/{plan.host}/{incarnation}")
-        source = self._sources[plan.host] = Hosts(self.fabric, plan.host)
+        source = Hosts(self.fabric, plan.host, self._multicast)
+        if plan.seeds is None:
+            self._multicast[plan.host] = source
+        else:
+            self._multicast.pop(plan.host, None)
+            source = Hosts(self.fabric, plan.host, plan.seeds)
         await self._nursery.start(life.run, self.fabric, source, incarnation, rng)
-        for others in self._sources.values():
-            others.announce(plan.host)
+        if plan.seeds is None:
+            for others in self._multicast.values():
+                others.announce(plan.host)
         return life
 
 

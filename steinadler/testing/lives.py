@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import trio
@@ -43,6 +43,7 @@ class Plan:
     role: str
     listen: bool
     policy: Policy | None
+    seeds: tuple[str, ...] | None
 
 
 class Life:
@@ -108,11 +109,13 @@ class Life:
 
 
 class Hosts(Source):
-    """Proposes every host of the simulation but its own, whatever cluster it is of (S3)."""
+    """Proposes `others`, which may become more, but not its own host; whatever cluster they are of
+    (S3)."""
 
-    def __init__(self, fabric: Fabric, host: str) -> None:
+    def __init__(self, fabric: Fabric, host: str, others: Collection[str]) -> None:
         self._fabric = fabric
         self._host = host
+        self._others = others
         self._found: Found | None = None
         self._rounds = 0
 
@@ -128,7 +131,7 @@ class Hosts(Source):
         self._found = found
         task_status.started()
         while True:
-            for host in self._fabric.hosts:
+            for host in self._others:
                 self.announce(host)
             self._rounds += 1
             key = (self._host, "announce", self._rounds)
