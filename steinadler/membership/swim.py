@@ -93,6 +93,7 @@ class Swim:
     ask, so a neighbour is down for it after `suspicion_s` without a new connection.
 
     `vouched` tells whether what somebody says of another node's role can be so.
+    `table`: what is held of others at first, which is nothing unless it is given.
     """
 
     def __init__(
@@ -103,11 +104,14 @@ class Swim:
         *,
         observer: bool = False,
         vouched: Callable[[Member], bool] = lambda _: True,
+        table: Table | None = None,
     ) -> None:
         self._settings = settings
         self._rng = rng
         self._observer = observer
-        self._table = table = Table(Overlay(settings.mesh_size, settings.rings))
+        if table is None:
+            table = Table(Overlay(settings.mesh_size, settings.rings))
+        self._table = table
         if not observer:
             table.overlay.add(me.node.name)
         self._outbox = outbox = Outbox()
