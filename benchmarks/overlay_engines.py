@@ -47,9 +47,9 @@ from steinadler.membership.overlay import Overlay, _places
 from steinadler.membership.table import Entry, Link, Table
 
 LATENCY_S = (0.0002, 0.001)
-# Until all have had a whole pass of probes.
-SETTLE_S = 3.0
-REST_S = 5.0
+# Until all have met their neighbours, and had a pass of probes.
+SETTLE_S = 2.0
+REST_S = 2.5
 LIMIT_S = 30.0
 
 Rings = list[list[bytes]]
@@ -398,34 +398,30 @@ def _member(number: int) -> Member:
     return Member(NodeId(name, 1_750_000_000_000_000 + number), (Address(f"{name}.local", 4370),))
 
 
-def measure(members: int, seed: int, settings: MembershipSettings) -> Figures:
-    """All figures of one size.  Raises `RunFailed`."""
+def measure(members: int, seed: int, config: Config, told: Callable[[str], None]) -> Figures:
+    """All figures of one size.  `told` hears how far it is.  Raises `RunFailed`."""
     began = time.process_time()
-    here = Engines(members, seed, settings)
+    here = Engines(members, seed, config.membership)
     here.run(SETTLE_S)
     before = here.sent()
     here.run(REST_S)
     rest = Load.between(before, here.sent(), REST_S)
     connections = [len(host.links) for host in here.running()]
-    joins, kills, silences = [], [], []
+    told(f"at rest: {rest}, {Counter(connections)}, {time.process_time() - began:.0f} s of CPU")
+    accidents: list[list[Accident]] = [[], [], []]
     for _ in range(REPEATS):
-        joins.append(here.accident(here.join))
-        kills.append(here.accident(here.kill))
-        silences.append(here.accident(here.silence))
+        for befall, seen in zip((here.join, here.kill, here.silence), accidents, strict=True):
+            seen.append(here.accident(befall))
+            told(f"{befall.__name__}: {seen[-1]}, {time.process_time() - began:.0f} s of CPU")
     if not here.agreed():
         raise RunFailed("the members' tables differ in the end")
     return Figures(
         members,
         (min(connections), round(sum(connections) / members, 2), max(connections)),
         rest,
-        tuple(joins),
-        tuple(kills),
-        tuple(silences),
+        tuple(accidents[0]),
+        tuple(accidents[1]),
+        tuple(accidents[2]),
         here.wrong,
         round(time.process_time() - began, 1),
     )
-
-
-def run(members: int, seed: int, config: Config, told: Callable[[str], None]) -> Figures:
-    """`measure`, as `overlay_nodes.run`."""
-    return measure(members, seed, config.membership)

@@ -74,6 +74,17 @@ class Figures:
     wrong: int
     cpu_s: float
 
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> Figures:
+        """Undo `asdict`, and JSON."""
+        accidents = {
+            kind: tuple(Accident(a["seconds"], Load(**a["load"])) for a in told[kind])
+            for kind in ("joins", "kills", "silences")
+        }
+        least, mean, most = told["connections"]
+        rest = Load(**told["rest"])
+        return cls(**{**told, "connections": (least, mean, most), "rest": rest, **accidents})
+
 
 def down_bound_s(settings: MembershipSettings) -> float:
     """After this, by `membership.timing`, whoever fell silent is declared down by the first."""

@@ -7,7 +7,6 @@ several frames, and its bytes are those of frames, without TLS.
 
 from __future__ import annotations
 
-import gc
 import logging
 import random
 import time
@@ -33,8 +32,6 @@ DIAL = DialSettings(link_idle_s=3.0)
 SETTLE_S = 5.0
 REST_S = 2.5
 LIMIT_S = 30.0
-# A full collection of a thousand nodes takes seconds, and finds little.
-MILLIONS = (200_000, 50, 1_000)
 
 
 class Traffic(Trace):
@@ -214,10 +211,5 @@ async def measure(members: int, seed: int, config: Config, told: Callable[[str],
 def run(members: int, seed: int, config: Config, told: Callable[[str], None]) -> Figures:
     """`measure`, in virtual time."""
     clock = trio.testing.MockClock(autojump_threshold=0)
-    thresholds = gc.get_threshold()
-    gc.set_threshold(*MILLIONS)
     logging.getLogger("steinadler").setLevel(logging.ERROR)  # what it tells here is what we do
-    try:
-        return trio.run(measure, members, seed, replace(config, dial=DIAL), told, clock=clock)
-    finally:
-        gc.set_threshold(*thresholds)
+    return trio.run(measure, members, seed, replace(config, dial=DIAL), told, clock=clock)

@@ -69,9 +69,14 @@ class Index:
 
         Returns the winner and the losers, when that node claims it now beside others.
         """
-        claims = self._contested.get(name, set())
-        if name in self._holders:
-            claims = claims | {self._holders[name]}
+        holder = self._holders.get(name, changed)
+        if holder == changed and name not in self._contested:  # nearly always
+            if self._has(changed, name):
+                self._holders[name] = changed
+            else:
+                self._holders.pop(name, None)
+            return None
+        claims = self._contested.get(name, set()) | {holder}
         claims = {node for node in claims | {changed} if self._has(node, name)}
         if len(claims) > 1:
             self._contested[name] = claims

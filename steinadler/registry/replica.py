@@ -46,7 +46,7 @@ class Replica:
     """
 
     __slots__ = (
-        *("_added", "_added_at", "_log"),
+        *("_added", "_added_at", "_in_groups", "_log"),
         *("check", "groups", "latest", "names", "origin", "started", "version"),
     )
 
@@ -58,13 +58,14 @@ class Replica:
         self.check = 0
         self.names: dict[str, tuple[int, int, int]] = {}
         self.groups: dict[str, dict[int, int]] = {}
+        self._in_groups = 0  # counted as they come and go: asked for at every addition
         # Additions in their order, those that were removed since among them.
         self._added_at = array("Q")
         self._added: list[_Key] = []
         self._log: deque[Removal] = deque()
 
     def __len__(self) -> int:
-        return len(self.names) + sum(map(len, self.groups.values()))
+        return len(self.names) + self._in_groups
 
     @property
     def whole(self) -> bool:
@@ -106,6 +107,7 @@ class Replica:
             case GroupEntry(version, group, number):
                 self._drop_member(group, number)
                 self.groups.setdefault(group, {})[number] = version
+                self._in_groups += 1
                 self.check += _hash(group, number, _IN_GROUP, version)
                 self._note(version, (group, number))
             case Removal(version, text, 0):
@@ -126,6 +128,7 @@ class Replica:
         members = self.groups.get(group)
         version = None if members is None else members.pop(number, None)
         if version is not None:
+            self._in_groups -= 1
             self.check -= _hash(group, number, _IN_GROUP, version)
         if members is not None and not members:
             del self.groups[group]
