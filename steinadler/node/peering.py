@@ -69,6 +69,7 @@ from steinadler.membership import (
     encode,
 )
 from steinadler.membership.messages import Gossip
+from steinadler.node.strangers import Strangers
 from steinadler.transport.connections import Connections
 from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import Network
@@ -131,6 +132,7 @@ class Peering:
             me, config.membership, rng, observer=self._observer, vouched=self._may_be_so
         )
         self._partitions = Partitions(self._engine)
+        self._strangers = Strangers(rng)
         self._deadline_moved = trio.Event()
         self._turned_away_since: float | None = None
         self._failure: SteinadlerError | None = None
@@ -214,10 +216,14 @@ class Peering:
         """Discovery found somebody there, who may be a node of this cluster.
 
         In a large cluster all members would be found again and again: one that is known there is
-        not dialled, unless everybody is to be connected to everybody.
+        not dialled, unless everybody is to be connected to everybody; and others take turns.
         """
-        if self._engine.is_mesh or not self._engine.is_address_of_member(address):
+        if self._engine.is_mesh:
             self.connections.propose(address)
+        elif not self._engine.is_address_of_member(address):
+            members = len(self._engine.members())
+            self._strangers.heard(address, members, trio.current_time())
+            self._deadline_moved.set()
 
     @property
     def labels(self) -> tuple[tuple[str, str], ...]:
@@ -325,7 +331,11 @@ class Peering:
     async def _keep_watch(self) -> None:
         while True:
             self._deadline_moved = trio.Event()
-            due = min(self._engine.next_deadline(), self._partitions.next_deadline())
+            due = min(
+                self._engine.next_deadline(),
+                self._partitions.next_deadline(),
+                self._strangers.next_deadline(),
+            )
             with trio.move_on_at(max(due, 0)):
                 await self._deadline_moved.wait()
             now = trio.current_time()
@@ -333,6 +343,9 @@ class Peering:
                 self._apply(self._engine.tick(now))
             for event in self._partitions.tick(now):
                 self._sides_changed(event)
+            for address in self._strangers.due(now):
+                if not self._engine.is_address_of_member(address):
+                    self.connections.propose(address)
 
     def _apply(self, effects: list[Effect]) -> None:
         self._partitions.handle(effects, trio.current_time())

@@ -12,10 +12,10 @@ import trio
 import trio.testing
 from simulated import collect, echo, idle, until
 
-from steinadler import Node, Process
+from steinadler import Config, MembershipSettings, Node, Process
 from steinadler.errors import ConfigError
 from steinadler.node import NodeDown
-from steinadler.testing import SimulatedCluster, TraceEntry
+from steinadler.testing import Packet, PacketKind, SimulatedCluster, TraceEntry
 
 
 async def busy(seed: int) -> str:
@@ -260,3 +260,40 @@ async def test_one_way_is_one_way(autojump_clock: trio.testing.MockClock) -> Non
             assert got == {"alice": [1], "bob": []}
         await until(lambda: bool(got["bob"]), within_s=5)
         assert got == {"alice": [1], "bob": [1]}
+
+
+async def test_seeds_are_all_that_a_node_is_told_of(autojump_clock: trio.testing.MockClock) -> None:
+    """And nobody is told of it: it is met by whoever it dials."""
+    async with SimulatedCluster() as cluster:
+        alice, bob = await cluster.start("alice", "bob", seeds=())
+        (carol,) = await cluster.start("carol")
+        await trio.sleep(10)
+        assert [len(node.members()) for node in (alice, bob, carol)] == [1, 1, 1]
+        await cluster.start("dave", seeds=("alice", "bob"))
+        with trio.fail_after(1):
+            while len(bob.members()) < 3:
+                await anext(bob.events())
+        assert {member.node.name for member in alice.members()} == {"alice", "bob", "dave"}
+        assert len(carol.members()) == 1
+
+
+async def test_a_newcomer_of_whom_all_are_told_is_dialled_by_few(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """In a large cluster: gossip tells the others who it is before it is their turn."""
+    config = Config(membership=MembershipSettings(mesh_size=4, rings=2))
+    dials: list[str] = []
+
+    def look(packet: Packet) -> None:
+        if packet.kind is PacketKind.DIAL and packet.target == "late":
+            dials.append(packet.source)
+
+    async with SimulatedCluster(3, config=config) as cluster:
+        await cluster.start(*(f"n{number:02}" for number in range(14)))
+        with trio.fail_after(10):
+            await cluster.agreed()
+            with cluster.rule(look):
+                await cluster.start("late")
+                await cluster.agreed()
+                await trio.sleep(1)
+    assert len(dials) <= 5
