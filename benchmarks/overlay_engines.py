@@ -398,8 +398,17 @@ def _member(number: int) -> Member:
     return Member(NodeId(name, 1_750_000_000_000_000 + number), (Address(f"{name}.local", 4370),))
 
 
-def measure(members: int, seed: int, config: Config, told: Callable[[str], None]) -> Figures:
-    """All figures of one size.  `told` hears how far it is.  Raises `RunFailed`."""
+def measure(
+    members: int,
+    seed: int,
+    config: Config,
+    told: Callable[[str], None],
+    repeats: int = REPEATS,
+) -> Figures:
+    """All figures of one size.  `told` hears how far it is.  Raises `RunFailed`.
+
+    Each accident befalls the cluster `repeats` times.
+    """
     began = time.process_time()
     here = Engines(members, seed, config.membership)
     here.run(SETTLE_S)
@@ -409,7 +418,7 @@ def measure(members: int, seed: int, config: Config, told: Callable[[str], None]
     connections = [len(host.links) for host in here.running()]
     told(f"at rest: {rest}, {Counter(connections)}, {time.process_time() - began:.0f} s of CPU")
     accidents: list[list[Accident]] = [[], [], []]
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for befall, seen in zip((here.join, here.kill, here.silence), accidents, strict=True):
             seen.append(here.accident(befall))
             told(f"{befall.__name__}: {seen[-1]}, {time.process_time() - began:.0f} s of CPU")

@@ -174,8 +174,17 @@ class Nodes:
         return Accident(round(seconds, 4), Load.between(before, self.sent(), window))
 
 
-async def measure(members: int, seed: int, config: Config, told: Callable[[str], None]) -> Figures:
-    """All figures of one size.  `told` hears how far it is.  Raises `RunFailed`."""
+async def measure(
+    members: int,
+    seed: int,
+    config: Config,
+    told: Callable[[str], None],
+    repeats: int = REPEATS,
+) -> Figures:
+    """All figures of one size.  `told` hears how far it is.  Raises `RunFailed`.
+
+    Each accident befalls the cluster `repeats` times.
+    """
     began = time.process_time()
     interval_s = config.membership.probe_interval_s
     async with SimulatedCluster(seed, config=config) as cluster, trio.open_nursery() as nursery:
@@ -188,7 +197,7 @@ async def measure(members: int, seed: int, config: Config, told: Callable[[str],
         connections = [node.statistics().connections for node in here.running()]
         told(f"at rest: {rest}, {Counter(connections)}, {time.process_time() - began:.0f} s of CPU")
         accidents: list[list[Accident]] = [[], [], []]
-        for _ in range(REPEATS):
+        for _ in range(repeats):
             for befall, seen in zip((here.join, here.kill, here.silence), accidents, strict=True):
                 seen.append(await here.accident(befall, interval_s))
                 told(f"{befall.__name__}: {seen[-1]}, {time.process_time() - began:.0f} s of CPU")
@@ -208,8 +217,15 @@ async def measure(members: int, seed: int, config: Config, told: Callable[[str],
     return figures
 
 
-def run(members: int, seed: int, config: Config, told: Callable[[str], None]) -> Figures:
+def run(
+    members: int,
+    seed: int,
+    config: Config,
+    told: Callable[[str], None],
+    repeats: int = REPEATS,
+) -> Figures:
     """`measure`, in virtual time."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     logging.getLogger("steinadler").setLevel(logging.ERROR)  # what it tells here is what we do
-    return trio.run(measure, members, seed, replace(config, dial=DIAL), told, clock=clock)
+    config = replace(config, dial=DIAL)
+    return trio.run(measure, members, seed, config, told, repeats, clock=clock)

@@ -112,3 +112,23 @@ def test_a_name_that_comes_and_goes_takes_no_more_room() -> None:
     assert len(origin) == 0
     assert len(origin._added) <= module.LOG_LENGTH + 2
     assert len(origin._log) <= LOG_LENGTH
+
+
+@given(steps)
+def test_what_is_held_is_counted_as_it_comes_and_goes(steps: list[tuple[str, int]]) -> None:
+    """Counting anew at every addition would make a hundred thousand groups take minutes."""
+    replica = Replica(ORIGIN)
+    for step, n in steps:
+        match step:
+            case "name":
+                replica.add_name(NAMES[n], n + 1, n * 100)
+            case "free":
+                replica.remove(NAMES[n])
+            case "join":
+                replica.add_to_group(NAMES[n % 2], n + 1)
+            case "leave":
+                replica.remove(NAMES[n % 2], n + 1)
+            case _:
+                pass
+        in_groups = sum(len(members) for members in replica.groups.values())
+        assert len(replica) == len(replica.names) + in_groups
