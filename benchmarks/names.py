@@ -46,6 +46,7 @@ MEMORY_LIMIT = 500.0
 PROCESSES = 100
 # Claims under way at once: each waits for the arbiter's answer.
 CLAIMERS = 64
+LOOK_UPS = 20_000
 PATIENCE_S = 600.0
 
 
@@ -88,8 +89,8 @@ async def member(name: str) -> None:
                             while len(registry) < count:  # noqa: ASYNC110 - nobody says when
                                 await trio.sleep(0.005)
                             _say({"since_start_s": time.perf_counter() - began})
-                        case {"do": "look up", "names": names}:
-                            _say(await _look_up(node, names))
+                        case {"do": "look up", "shares": shares}:
+                            _say(await _look_up(node, shares))
 
 
 async def _register(node: steinadler.Node, count: int) -> None:
@@ -106,12 +107,15 @@ async def _register(node: steinadler.Node, count: int) -> None:
             nursery.start_soon(claim)
 
 
-async def _look_up(node: steinadler.Node, names: list[str]) -> dict[str, float]:
+async def _look_up(node: steinadler.Node, shares: list[int]) -> dict[str, float]:
+    drawn = random.Random(1)
+    holders = [drawn.randrange(len(shares)) for _ in range(LOOK_UPS)]
+    names = [name_of(f"holder{holder}", drawn.randrange(shares[holder])) for holder in holders]
     find_us = _find_us(node._runtime.naming.registry, names)
     start = time.perf_counter()
     for name in names:
         if await node.whereis(f"{name}@*") is None:
-            raise RunFailed(f"{name} is nobody's")
+            raise RunFailed(f"{name} is nobody's: was its holder, starved, declared down?")
     return {
         "find_us": find_us,
         "whereis_us": (time.perf_counter() - start) / len(names) * 1e6,
@@ -159,12 +163,7 @@ def measure_nodes(names: int, members: int, *, one: bool) -> dict[str, Any]:
         for each in (listener, *holders):
             each.ask({"do": "hold", "names": total}, PATIENCE_S)
         after = [each.ask({"do": "memory"})["bytes"] for each in (listener, holders[0])]
-        drawn = random.Random(1)
-        wanted = [
-            name_of(f"holder{holder}", drawn.randrange(shares[holder]))
-            for holder in (drawn.randrange(len(shares)) for _ in range(20_000))
-        ]
-        looked_up = listener.ask({"do": "look up", "names": wanted}, PATIENCE_S)
+        looked_up = listener.ask({"do": "look up", "shares": shares}, PATIENCE_S)
         joins = []
         for number in range(3):
             newcomer = start(f"newcomer{number}")
@@ -206,7 +205,7 @@ def measure_engines(names: int) -> dict[str, Any]:
     messages = _join(holder, again, here, there)
     took = time.process_time() - began
     drawn = random.Random(1)
-    wanted = [name_of("holder", drawn.randrange(names)) for _ in range(20_000)]
+    wanted = [name_of("holder", drawn.randrange(names)) for _ in range(LOOK_UPS)]
     return {
         "names": names,
         "join_cpu_s": round(took, 2),
