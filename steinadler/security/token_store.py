@@ -243,10 +243,12 @@ def _find(kept: _Kept, id_: str, role: str, name: str, living: Collection[str]) 
     if found is None:
         raise JoinRefused(Refusal.UNKNOWN_TOKEN, "this token is not known here, or has expired")
     if found.revoked:
-        raise JoinRefused(Refusal.REVOKED, "the token was revoked")
+        raise JoinRefused(Refusal.REVOKED, "the token was revoked; another is needed")
     if not found.uses_left:
         who = ", ".join(found.names[-3:])
-        raise JoinRefused(Refusal.USED_UP, f"the token was used up already, by {who}")
+        raise JoinRefused(
+            Refusal.USED_UP, f"the token was used up already, by {who}; another is needed"
+        )
     if role != found.role:
         raise JoinRefused(
             Refusal.WRONG_ROLE, f"the token is for the role {found.role}, and not for {role}"
