@@ -64,7 +64,7 @@ async def idle(me: steinadler.Process) -> None:
 
 async def member(name: str) -> None:
     """One member: does what a line of standard input asks for, and answers with one."""
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     async with steinadler.open_node(name, host="127.0.0.1", mdns=False) as node:
         registry = node._runtime.naming.registry
         _say({"name": name, "opened_s": time.perf_counter() - began})
@@ -88,7 +88,12 @@ async def member(name: str) -> None:
                         case {"do": "hold", "names": count}:
                             while len(registry) < count:  # noqa: ASYNC110 - nobody says when
                                 await trio.sleep(0.005)
-                            _say({"since_start_s": time.perf_counter() - began})
+                            _say(
+                                {
+                                    "since_start_s": time.perf_counter() - began,
+                                    "cpu_s": time.process_time() - cpu_began,
+                                }
+                            )
                         case {"do": "look up", "shares": shares}:
                             _say(await _look_up(node, shares))
 
@@ -164,16 +169,18 @@ def measure_nodes(names: int, members: int, *, one: bool) -> dict[str, Any]:
             each.ask({"do": "hold", "names": total}, PATIENCE_S)
         after = [each.ask({"do": "memory"})["bytes"] for each in (listener, holders[0])]
         looked_up = listener.ask({"do": "look up", "shares": shares}, PATIENCE_S)
-        joins = []
+        joins, cpu = [], []
         for number in range(3):
             newcomer = start(f"newcomer{number}")
             told = newcomer.ask({"do": "hold", "names": total}, PATIENCE_S)
             joins.append(round(told["since_start_s"], 3))
+            cpu.append(round(told["cpu_s"], 3))
         return {
             "names": total,
             "members": members + 1,
             "holders": len(shares),
             "join_s": joins,
+            "join_cpu_s": cpu,  # of the newcomer
             "find_us": round(looked_up["find_us"], 3),
             "whereis_us": round(looked_up["whereis_us"], 1),
             "bytes_of_a_name": round((after[0] - before[0]) / total),

@@ -18,7 +18,7 @@ import random
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.overlay_figures import LOAD_ROUNDS, REPEATS, Accident, Figures, Load
@@ -94,6 +94,7 @@ class _Layer(dict[str, Entry]):
         super().__init__()
         self._common = common
         self._gone = {me}  # of those in common
+        self._new = 0  # that are not in common
 
     def get(self, name: str, default: Any = None) -> Any:
         found = super().get(name)
@@ -102,23 +103,36 @@ class _Layer(dict[str, Entry]):
             found = self[name] = Entry(shared.member, shared.link, shared.since)
         return default if found is None else found
 
+    def __setitem__(self, name: str, entry: Entry) -> None:
+        if name in self._common:
+            self._gone.discard(name)
+        elif name not in self:
+            self._new += 1
+        super().__setitem__(name, entry)
+
     def pop(self, name: str, *default: Any) -> Any:
         entry = self.get(name)
-        self._gone.add(name)
+        if name in self._common:
+            self._gone.add(name)
+        else:
+            self._new -= 1
         super().pop(name)
         return entry
 
-    def _shared(self) -> Iterator[str]:
-        return (name for name in self._common if name not in self and name not in self._gone)
-
     def __len__(self) -> int:
-        return super().__len__() + sum(1 for _ in self._shared())
+        return len(self._common) - len(self._gone) + self._new
+
+    def _all(self) -> dict[str, Entry]:
+        everything = {**self._common, **dict(super().items())}
+        for name in self._gone:
+            del everything[name]
+        return everything
 
     def values(self) -> Any:
-        return [*super().values(), *(self._common[name] for name in self._shared())]
+        return self._all().values()
 
     def items(self) -> Any:
-        return [*super().items(), *((name, self._common[name]) for name in self._shared())]
+        return self._all().items()
 
 
 class _Addresses(Counter[Address]):
