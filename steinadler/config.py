@@ -190,9 +190,14 @@ class DialSettings:
     # After the n-th failure in a row: min(first * 2**n, longest), times a random 0.5 to 1.
     first_backoff_s: float = 0.05
     longest_backoff_s: float = 5.0
-    # Connections in the middle of their handshake: so many that came (more wait in the kernel's
-    # backlog), and so many dialled because something is to be sent to a member.
+    # TLS handshakes under way: so many of those that came, and four times as many connections that
+    # have not begun (each takes some 10 KiB, 60 KiB in its handshake; where there is no room the
+    # address that has most makes it); and so many dialled because something is to be sent.
     max_handshakes: int = 64
+    # How many of those that came begin in a second, and `max_handshakes` after a quiet time.  Each
+    # takes 2 to 4 ms of processor time, so that strangers can take at most handshakes_per_s * 4 ms
+    # of each second.  Raising it lets large clusters meet sooner, for as much more of that.
+    handshakes_per_s: float = 50.0
     # A connection to a member that is no neighbour is closed when it was of no use for so long;
     # the session stays, and the next message dials again: one round trip and a handshake later.
     # Raising it keeps more connections open: a socket, TLS and three tasks each, at both ends.

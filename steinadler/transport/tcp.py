@@ -1,12 +1,10 @@
 """The real network: TCP, and nothing on it that is not TLS.
 
-One port serves everything.  A connection goes through three gates before any other code sees
-it: it is accepted only while fewer than `max_handshakes` others are being looked at (more wait
-in the kernel's backlog), it must finish its TLS handshake within `handshake_timeout_s`, and the
-handshake must show a certificate of this cluster.  Whoever fails is one line in the log, with
-its address and what it looks like, and nothing else; so a port scanner, a browser, a stalled
-client and a node of another cluster cost a bounded amount of memory and time each (promises
-X2, X4).
+One port serves everything.  Before any other code sees a connection it waits for its turn, which
+addresses get one after the other (`handshake_gate`), and must within `handshake_timeout_s` have
+finished a TLS handshake that shows a certificate of this cluster.  Whoever fails is a line in the
+log (`welcoming`), and nothing else; so port scanners, browsers, stalled clients, nodes of another
+cluster, and floods of all of them cost a bounded amount of memory and time (promises X2, X4).
 
 Dialling a member by a name tries the name's addresses as RFC 8305 says (`trio.open_tcp_stream`),
 so one dead address family does not eat the caller's time.
@@ -31,14 +29,12 @@ from steinadler.identity import Address
 from steinadler.security.credentials import Credentials
 from steinadler.transport.carrier import Carrier, SocketCarrier, Via, address_of
 from steinadler.transport.enrolling import Reception
+from steinadler.transport.handshake_gate import HandshakeGate
 from steinadler.transport.network import DialError, Network, SecureStream
 from steinadler.transport.tls import AnotherProtocol, TlsStream, explain, handshake
+from steinadler.transport.welcoming import Welcome
 
 _BACKLOG = 1024
-_ACCEPT_BACKOFF_S = 0.1
-# Errors of accept() that tell of a bug here; all others are the network's or the machine's, and
-# pass (accept(2): the errors of the new connection are reported there too).
-_ACCEPT_BUGS = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT}
 _REFUSED = {errno.ECONNREFUSED, errno.ECONNRESET}
 # This machine cannot even try: no evidence either way when another address was refused.
 _UNTRIED = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENETUNREACH}
@@ -67,8 +63,11 @@ class TcpNetwork(Network):
         registrar = credentials.registrar
         self._reception = None if registrar is None else Reception(registrar, living)
         self.credentials: Credentials = credentials
-        self._handshakes = trio.Semaphore(settings.max_handshakes)
-        self._handshake_timeout_s = wire.handshake_timeout_s
+        self._door = Welcome(
+            HandshakeGate(settings.max_handshakes, settings.handshakes_per_s),
+            wire.handshake_timeout_s,
+            self._receive,
+        )
         self._idle_poll_s = wire.idle_poll_s
 
     async def serve(
@@ -81,87 +80,29 @@ class TcpNetwork(Network):
     ) -> None:
         listeners = await _listen(host, port)
         try:
-            async with trio.open_nursery() as nursery:
-                for listener in listeners:
-                    nursery.start_soon(self._accept, listener, handler, nursery)
-                task_status.started(_reachable_at(host, listeners))
+            task_status.started(_reachable_at(host, listeners))
+            await self._door.serve(listeners, handler)
         finally:
             for listener in listeners:
                 listener.close()
 
-    async def _accept(
-        self,
-        listener: socket.socket,
-        handler: Callable[[SecureStream], Awaitable[None]],
-        nursery: trio.Nursery,
-    ) -> None:
-        failing = False
-        while True:
-            # In this order, so that an idle listener does not sit on a place.
-            await trio.lowlevel.wait_readable(listener)
-            await self._handshakes.acquire()
-            try:
-                sock, sockaddr = listener.accept()
-            except BlockingIOError:
-                self._handshakes.release()
-                continue
-            except OSError as error:
-                self._handshakes.release()
-                if error.errno in _ACCEPT_BUGS:
-                    raise
-                if not failing:
-                    _log.warning("cannot accept connections for now: %s", explain(error))
-                failing = True
-                await trio.sleep(_ACCEPT_BACKOFF_S)
-                continue
-            failing = False
-            carrier = SocketCarrier(sock)
-            nursery.start_soon(self._welcome, carrier, address_of(sockaddr), handler)
-
     async def welcome(
         self, carrier: Carrier, handler: Callable[[SecureStream], Awaitable[None]]
     ) -> None:
-        try:
-            await self._handshakes.acquire()
-        except BaseException:
-            carrier.close()
-            raise
-        await self._welcome(carrier, carrier.remote, handler)
+        await self._door.welcome(carrier, handler)
 
-    async def _welcome(
-        self,
-        carrier: Carrier,
-        remote: Address | Via,
-        handler: Callable[[SecureStream], Awaitable[None]],
-    ) -> None:
-        """With a place among those that are in their handshake, which is given back."""
-        stream: TlsStream | None = None
-        refusal, level = f"no handshake within {self._handshake_timeout_s:g} s", logging.WARNING
-        try:
-            with trio.move_on_after(self._handshake_timeout_s):
-                if (
-                    self._reception is not None
-                    and isinstance(carrier, SocketCarrier)  # not through a member
-                    and isinstance(remote, Address)
-                    and await self._reception.is_joiner(carrier, remote)
-                ):
-                    joined = await self._reception.serve(carrier, remote)
-                    _log.info("%s, from %s", joined, remote)
-                    return
-                stream = await self._secure(carrier, server_side=True)
-        except SecurityError as error:
-            refusal = str(error)
-        except trio.BrokenResourceError as error:
-            # A peer may change its mind: it leaves, or another connection was faster.
-            refusal, level = str(error), logging.INFO
-        finally:
-            self._handshakes.release()
-            if stream is None:
-                carrier.close()
-        if stream is None:
-            _log.log(level, "refused a connection from %s: %s", remote, refusal)
-        else:
-            await handler(stream)
+    async def _receive(self, carrier: Carrier, remote: Address | Via) -> TlsStream | None:
+        """Authenticate a peer; or serve a joiner to its end, and return None."""
+        if (
+            self._reception is not None
+            and isinstance(carrier, SocketCarrier)  # not through a member
+            and isinstance(remote, Address)
+            and await self._reception.is_joiner(carrier, remote)
+        ):
+            joined = await self._reception.serve(carrier, remote)
+            _log.info("%s, from %s", joined, remote)
+            return None
+        return await self._secure(carrier, server_side=True)
 
     async def _secure(self, carrier: Carrier, *, server_side: bool) -> TlsStream:
         credentials = self.credentials

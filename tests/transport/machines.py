@@ -36,10 +36,11 @@ class Machine:
         cluster: str = "default",
         *,
         max_handshakes: int = 64,
+        handshakes_per_s: float = 50.0,
         handshake_timeout_s: float = 5.0,
     ) -> TcpNetwork:
         return TcpNetwork(
             self.credentials(name, cluster),
-            DialSettings(max_handshakes=max_handshakes),
+            DialSettings(max_handshakes=max_handshakes, handshakes_per_s=handshakes_per_s),
             WireSettings(handshake_timeout_s=handshake_timeout_s),
         )

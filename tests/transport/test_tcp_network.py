@@ -234,19 +234,6 @@ async def test_silent_and_slow_clients_are_cut_while_others_get_in(
             await client.aclose()
 
 
-async def test_places_for_handshakes_are_limited_and_come_free(
-    machine: Machine, refusals: Refusals
-) -> None:
-    """X4: beyond `max_handshakes`, clients wait in the backlog, and not for ever."""
-    alice = machine.network("alice")
-    bob = machine.network("bob", max_handshakes=1, handshake_timeout_s=0.6)
-    async with serving(bob) as address:
-        silent = await trio.open_tcp_stream(address.host, address.port)
-        await get_through(alice, address)
-        assert (await refusals.next()).endswith(": no handshake within 0.6 s")
-        await silent.aclose()
-
-
 async def test_established_streams_hold_no_place(machine: Machine) -> None:
     alice, bob = machine.network("alice"), machine.network("bob", max_handshakes=1)
     async with serving(bob) as address:
