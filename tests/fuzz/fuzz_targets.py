@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import fuzz_joining
+import fuzz_registry
+import fuzz_security
+import fuzz_sidecar
 from fuzz_streams import SINK_TOKEN, SOURCE_TOKEN, StreamsOfANode
 
 from steinadler.config import MembershipSettings, WireSettings
@@ -84,6 +87,8 @@ from steinadler.wire.signals import (
 )
 
 CORPUS = Path(__file__).parent / "corpus"
+# What a reason may quote is the peer's, and goes to the log.
+MAX_REASON = 1_000
 
 WIRE = WireSettings(
     max_message_bytes=40_000,
@@ -100,8 +105,8 @@ ALICE, BOB = NodeId("alice", 1_700_000_000_000_000), NodeId("bob", 1_700_000_000
 
 
 def check_told(error: RemoteProtocolError) -> str:
-    """The connection closes with a reason; return it."""
-    assert str(error)
+    """The connection closes with a reason that fits a log; return it."""
+    assert 0 < len(str(error)) <= MAX_REASON
     return str(error)
 
 
@@ -527,6 +532,10 @@ SEEDS: dict[Callable[[bytes], None], list[bytes]] = {
         b"192.0.2.1 ::1 127.0.0.1 fe80::1%eth0 2001:db8::1",
     ],
     **fuzz_joining.SEEDS,
+    fuzz_registry.registry: fuzz_registry.SEEDS,
+    fuzz_security.certificate: fuzz_security.CERTIFICATES,
+    fuzz_security.spiffe: fuzz_security.SPIFFE_IDS,
+    **fuzz_sidecar.SEEDS,
 }
 TARGETS = {target.__name__: target for target in SEEDS}
 
