@@ -1,14 +1,23 @@
 """Belief: which records are taken in, and what follows from holding one.
 
 One record per name is held, the greatest by the total order of `members`.  What comes in by
-gossip is believed as it is, but for one that gives a node another role than the certificate that
-this node has seen of it (`vouched`).  A DOWN in a table is only a suspicion of one who is a member
-here, as in memberlist: the table may be older than the member's return, and a healed partition
-would otherwise bury both sides before it revives them.
+gossip is believed as it is, but for what is said below, and for one that gives a node another role
+than the certificate that this node has seen of it (`vouched`).  A DOWN in a table is only a
+suspicion of one who is a member here, as in memberlist: the table may be older than the member's
+return, and a healed partition would otherwise bury both sides before it revives them.
+
+**About one who is at hand** nobody else's word ends it.  Whoever is connected to this node, and was
+heard from lately, can speak for itself: of a DOWN, or of a later life, it becomes a suspect, who
+is told and refutes; a LEFT is passed on to it and not believed.  So one member that lies about
+another (X4) ends no session and fires no monitor of those that are connected to it.  Where the
+silence is known here too, the verdict of others is taken as before (S1), and a later life is let in
+when it connects, because a suspect does not stand in its way (`Swim.admit`).
 
 **About this node** nobody else's word counts.  It overrules an accusation by a record with a
-higher refutation, which only it can make.  What it cannot overrule, a later life of its name or
-that it has left, it takes for the cluster's last word: it is usurped.
+higher refutation, which only it can make.  That a later life has its name it cannot overrule.  It
+dials that life, and whoever shows this node's own name in a certificate settles it; and if more
+than half of the members that it is connected to say so, it takes it for the cluster's last word: it
+is usurped.  Believing the first who says so was refused: any member could stop any other.
 
 **News** is what changes a belief here, and is passed on; but not what the first peer of a newcomer
 holds: all others have long heard of it, and would be told of each member once more.
@@ -34,13 +43,13 @@ from dataclasses import replace
 
 from steinadler.identity import NodeId
 from steinadler.membership.detection import Detector
-from steinadler.membership.events import Usurped
+from steinadler.membership.events import Reach, Usurped
 from steinadler.membership.members import Member, MemberState, join
-from steinadler.membership.messages import MAX_INTEGER
+from steinadler.membership.messages import MAX_INTEGER, Gossip
 from steinadler.membership.neighbours import Neighbours
 from steinadler.membership.outbox import Outbox, Phase
 from steinadler.membership.rumours import Rumours
-from steinadler.membership.table import MAX_ENTRIES, Entry, Table, transition
+from steinadler.membership.table import MAX_ENTRIES, Entry, Link, Table, transition
 
 
 class Beliefs:
@@ -64,6 +73,8 @@ class Beliefs:
         # Who was the only one known when it was met; until tables are next compared.
         self.introducer: NodeId | None = None
         self._barred: frozenset[str] = frozenset()
+        # Members, connected, that hold the name of this node for a later life.
+        self._namesake_told_by: set[str] = set()
         self._table = table
         self._neighbours = neighbours
         self._rumours = rumours
@@ -83,19 +94,47 @@ class Beliefs:
         for record in records:
             name = record.node.name
             if self.is_me(name):
-                self._hear_of_myself(record)
+                self._hear_of_myself(record, source)
                 if self._outbox.phase is Phase.STOPPED:
                     return
                 continue
             if not self._vouched(record):
                 continue
-            if self._table.find(name) is None:
+            entry = self._table.find(name)
+            if entry is None:
                 forgotten = not record.state.is_member and now >= self.forgetful_at
                 if forgotten or len(self._table) >= MAX_ENTRIES:
                     continue
+            elif entry.said_goodbye and record.node == entry.member.node:
+                continue
+            elif source.name != name and self._speaks_for_itself(entry, now):
+                softened = self._soften(record, entry)
+                if softened is None:
+                    continue
+                record = softened
             left = record.state is MemberState.LEFT
             reason = "left" if left else f"declared down by {source.name}"
             self.believe(record, reason, now, news=news)
+
+    def _speaks_for_itself(self, entry: Entry, now: float) -> bool:
+        """Whether that member is at hand, and its silence not known here."""
+        return (
+            entry.link is Link.CONNECTED
+            and entry.member.state.is_member
+            and not self._detector.is_silent(entry.member.node.name, now)
+        )
+
+    def _soften(self, record: Member, entry: Entry) -> Member | None:
+        """What is believed of somebody else's word about one who is at hand; None: nothing."""
+        held = entry.member
+        if record.node.incarnation > held.node.incarnation:
+            return held.in_state(MemberState.SUSPECT, *held.accusers)
+        if record.node != held.node or record.state.is_member or join(held, record) == held:
+            return record
+        if record.state is MemberState.LEFT:
+            self._outbox.send(held.node, Gossip((record,)))
+            return None
+        return record.in_state(MemberState.SUSPECT)
 
     def merge_table(self, records: Iterable[Member], source: NodeId, now: float) -> None:
         """Take in what `source` holds, some of which may be old."""
@@ -178,19 +217,23 @@ class Beliefs:
         self._rumours.clear_news()
         self._outbox.add([Usurped(by)])
 
-    def _hear_of_myself(self, record: Member) -> None:
+    def _hear_of_myself(self, record: Member, source: NodeId) -> None:
         if record.node.incarnation < self.me.node.incarnation:
             return
-        if (
-            record.node != self.me.node
-            or record.state is MemberState.LEFT
-            or record.refutation >= MAX_INTEGER
-        ):
-            self.usurped(record.node)
+        if record.node != self.me.node:
+            self._hear_of_a_namesake(record, source)
         elif (record.refutation, record.state) <= (self.me.refutation, self.me.state):
             if record.state is not MemberState.ALIVE:
                 self._rumours.repeat(self.me)  # somebody has missed the refutation
-        else:
+        elif record.refutation < MAX_INTEGER:  # nothing is above that: it stays a suspect
             self._detector.health.accused()
             self.me = replace(self.me, refutation=record.refutation + 1)
             self._rumours.add(self.me)
+
+    def _hear_of_a_namesake(self, record: Member, source: NodeId) -> None:
+        connected = {node.name for node in self._table.connected_members()}
+        self._namesake_told_by = {*self._namesake_told_by, source.name} & connected
+        if 2 * len(self._namesake_told_by) > len(connected):
+            self.usurped(record.node)
+        elif record.state.is_member:
+            self._outbox.add([Reach(record)])

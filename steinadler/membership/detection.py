@@ -118,6 +118,11 @@ class Detector:
         if entry.link is Link.CONNECTED:
             self._lost.pop(node.name, None)
 
+    def is_silent(self, name: str, now: float) -> bool:
+        """Whether that member was suspected here, without a word from it, for so long that it
+        could have refuted: half of what others give it, which is many round trips."""
+        return self.suspicions.lasts_for(name, now) >= self._settings.suspicion_s / 2
+
     def connected(self, entry: Entry, now: float) -> None:
         """A connection to that life of a node was made: whoever had it pinged has the answer."""
         self.heard_from(entry, now)

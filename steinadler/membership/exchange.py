@@ -9,6 +9,9 @@ A summary that is equal is not answered: where nothing has changed, comparing ta
 size of the cluster.  Sending whole tables, as memberlist does, was refused: among ten thousand
 members a node would be told a megabyte every ten seconds.
 
+A table is much to tell for the few bytes that ask for it, so each peer is told ASKS_AT_ONCE times,
+and then once in a second (X4); nodes compare once in `sync_interval_s`.
+
 On a new connection the end with the smaller name sends its summary, so that what differs does not
 travel twice.  An observer has nothing to compare: it asks for the whole table.
 """
@@ -23,6 +26,9 @@ from steinadler.membership.members import Member
 from steinadler.membership.messages import Summary, SyncReply, SyncRequest
 from steinadler.membership.outbox import Outbox
 from steinadler.membership.table import Table
+from steinadler.wire.quotas import Quota
+
+ASKS_AT_ONCE, ASKS_PER_S = 8, 1.0
 
 
 class Exchange:
@@ -33,6 +39,7 @@ class Exchange:
         self._beliefs = beliefs
         self._outbox = outbox
         self._observer = observer
+        self._quota = Quota(ASKS_AT_ONCE, ASKS_PER_S)
 
     def met(self, node: NodeId, *, known: bool) -> None:
         """A connection to `node` was made; `known` when it was held to be alive already."""
@@ -46,19 +53,21 @@ class Exchange:
         """Have `node` tell, and ask for, what differs."""
         self._outbox.send(node, Summary(self._digests()))
 
-    def answer(self, sender: NodeId, digests: tuple[int, ...]) -> None:
+    def answer(self, sender: NodeId, digests: tuple[int, ...], now: float) -> None:
         """Tell `sender` what differs from its summary, and ask for the same."""
         ours = self._digests()
         differing = tuple(i for i, digest in enumerate(digests) if digest != ours[i])
-        if not differing:
+        if not differing or not self._quota.allows(sender, now):
             return
         *parts, last = self._parts(differing)
         for part in parts:
             self._outbox.send(sender, SyncReply(part))
         self._outbox.send(sender, SyncRequest(last, differing))
 
-    def give(self, sender: NodeId, buckets: tuple[int, ...] | None) -> None:
+    def give(self, sender: NodeId, buckets: tuple[int, ...] | None, now: float) -> None:
         """Tell `sender` all that is held in those buckets, or in all."""
+        if not self._quota.allows(sender, now):
+            return
         for part in self._parts(buckets):
             self._outbox.send(sender, SyncReply(part))
 

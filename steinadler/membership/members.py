@@ -103,10 +103,9 @@ class Member:
 
 def _rank(
     record: Member,
-) -> tuple[int, bool, int, int, tuple[Address, ...], tuple[tuple[str, str], ...]]:
+) -> tuple[int, int, int, tuple[Address, ...], tuple[tuple[str, str], ...]]:
     return (
         record.node.incarnation,
-        record.state is MemberState.LEFT,
         record.refutation,
         record.state,
         record.addresses,
@@ -122,10 +121,12 @@ def join(one: Member, other: Member) -> Member:
     | compared                    | the winner                              |
     |-----------------------------|-----------------------------------------|
     | `node.incarnation`          | the later life, whatever the states     |
-    | LEFT or not                 | LEFT: it is final, never refuted        |
     | `refutation`                | the higher: the node's own later word   |
-    | state                       | ALIVE < SUSPECT < DOWN (< LEFT)         |
+    | state                       | ALIVE < SUSPECT < DOWN < LEFT           |
     | addresses, then labels      | the greater, so that all pick the same  |
+
+    LEFT is final, because whoever left says nothing more.  That it wins over any refutation was
+    refused: one that is said to have left, and has not, could not say so.
 
     The last row never decides between honest nodes (one that changes its addresses raises its
     refutation), and makes the order total.  Records that do not differ so are one suspicion, and

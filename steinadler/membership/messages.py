@@ -163,7 +163,11 @@ def decode(data: bytes) -> Message:
     buffer = io.BytesIO(data)
     try:
         fields = cbor2.CBORDecoder(
-            buffer, max_depth=_MAX_DEPTH, semantic_decoders=_REFUSE_TAGS, tag_hook=_refuse_tag
+            buffer,
+            max_depth=_MAX_DEPTH,
+            semantic_decoders=_REFUSE_TAGS,
+            tag_hook=_refuse_tag,
+            strict_hashable_types=True,
         ).decode()
     # cbor2 lets a few built-in errors through (unhashable keys, recursion); the data is at fault.
     except Exception as error:

@@ -33,6 +33,10 @@ class Suspicions:
         self._since[name] = now
         self.reckon(name)
 
+    def lasts_for(self, name: str, now: float) -> float:
+        """For how long it is a suspect, or was not heard from since it is one."""
+        return now - self._since.get(name, now)
+
     def clear(self, name: str) -> None:
         """It is no suspect."""
         self._since.pop(name, None)

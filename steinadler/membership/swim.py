@@ -351,6 +351,7 @@ class Swim:
         entry.link = Link.LOST if node.name in self._neighbours else Link.APART
         if goodbye:
             self._beliefs.believe_state(entry, MemberState.LEFT, "left", now)
+            entry.said_goodbye = True
         elif entry.link is Link.LOST:
             if self._observer:
                 self._detector.disconnected_from_observer(node.name, now)
@@ -374,7 +375,7 @@ class Swim:
     def _on_received(self, sender: NodeId, message: Message, now: float) -> None:
         if sender in self._rumours.observers:
             if isinstance(message, SyncRequest):
-                self._exchange.give(sender, None)
+                self._exchange.give(sender, None, now)
             return
         entry = self._table.entry_of(sender)
         if (
@@ -404,12 +405,12 @@ class Swim:
             case SyncRequest(members, buckets):
                 self._beliefs.merge_table(members, sender, now)
                 if not self._observer:
-                    self._exchange.give(sender, buckets)
+                    self._exchange.give(sender, buckets, now)
             case SyncReply(members):
                 self._beliefs.merge_table(members, sender, now)
             case Summary(digests):
                 if not self._observer:
-                    self._exchange.answer(sender, digests)
+                    self._exchange.answer(sender, digests, now)
             case _:
                 assert_never(message)
 

@@ -36,11 +36,15 @@ class Link(Enum):
 
 @dataclass(slots=True)
 class Entry:
-    """One name.  `since` is when `member` was taken in, by the shell's clock."""
+    """One name.  `since` is when `member` was taken in, by the shell's clock.
+
+    `said_goodbye`: that life told this node itself that it leaves, so nobody brings it back.
+    """
 
     member: Member
     link: Link
     since: float
+    said_goodbye: bool = False
 
 
 class Table:
@@ -84,6 +88,7 @@ class Table:
         ended = entry.member.state.is_member and not record.state.is_member
         if ended or entry.member.node != record.node:
             entry.link = Link.APART
+        entry.said_goodbye &= entry.member.node == record.node
         entry.member, entry.since = record, now
         return entry
 

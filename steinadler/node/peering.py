@@ -134,7 +134,8 @@ class Peering:
         self._partitions = Partitions(self._engine)
         self._strangers = Strangers(rng)
         self._deadline_moved = trio.Event()
-        self._turned_away_since: float | None = None
+        # By whom, since when and when last this node was told that its name is another's.
+        self._turned_away: dict[str, tuple[float, float]] = {}
         self._failure: SteinadlerError | None = None
         self._failed = trio.Event()
         self._changed = trio.Event()
@@ -514,13 +515,23 @@ class Peering:
         if by == self._node.name:  # no shadow: that very node answered
             self.fail(NameConflict(reject.detail))
         now = trio.current_time()
-        if self._turned_away_since is None:
-            self._turned_away_since = now
-        elif now - self._turned_away_since >= NAME_CONFLICT_PATIENCE_S:
+        self._turned_away = {
+            name: times
+            for name, times in self._turned_away.items()
+            if now - times[1] < 2 * NAME_CONFLICT_PATIENCE_S
+        }
+        first, _ = self._turned_away.get(by, (now, now))
+        self._turned_away[by] = (first, now)
+        # One that does not want this node must not end it while others do (X4).
+        wanted_by = sum(
+            not link.to_observer and link.connected for link in self.connections.links()
+        )
+        began = min(first for first, _ in self._turned_away.values())
+        if now - began >= NAME_CONFLICT_PATIENCE_S and len(self._turned_away) > wanted_by:
             self.fail(NameConflict(reject.detail))
 
     def link_connected(self, link: Link, hello: Hello) -> None:
-        self._turned_away_since = None
+        self._turned_away.pop(link.node.name, None)
         self._listener.connection_changed(link.node)
         if link.to_observer:
             self._handle(ObserverConnected(link.node))

@@ -27,6 +27,7 @@ from steinadler.membership import (
     NeighbourRemoved,
     ObserverConnected,
     ObserverDisconnected,
+    Reach,
     Received,
     Refused,
     Send,
@@ -39,7 +40,6 @@ from steinadler.membership import (
 )
 from steinadler.membership import table as table_module
 from steinadler.membership.messages import (
-    MAX_INTEGER,
     MAX_MESSAGE_BYTES,
     Ack,
     Gossip,
@@ -197,9 +197,10 @@ def test_a_later_life_replaces_the_former() -> None:
 
 
 def test_a_later_life_heard_of_is_believed_until_it_is_met() -> None:
-    """D3: by gossip as by connection."""
+    """D3: by gossip as by connection, once the former one is not at hand."""
     swim = engine(BOB, CAROL)
     later = member("bob", 11)
+    swim.handle(Disconnected(BOB.node, False), START)
     effects = events(gossip(swim, CAROL, later))
     assert effects == [Down(BOB, "replaced by a new incarnation"), Up(later)]
     assert events(swim.handle(Connected(later), START)) == []
@@ -218,23 +219,29 @@ def test_admission() -> None:
     gossip(swim, CAROL, replace(BOB, state=SUSPECT))
     assert swim.admit(newer, START) is Admission.ADMITTED
     assert swim.admit(older, START) is Admission.STALE
-    gossip(swim, CAROL, replace(BOB, state=DOWN))
+    gossip(swim, CAROL, replace(BOB, state=DOWN), at=START + SETTINGS.suspicion_s / 2)
     assert swim.admit(BOB.node, START) is Admission.ADMITTED
     swim.handle(Disconnected(CAROL.node, False), START)
     assert swim.admit(NodeId("carol", 11), START) is Admission.ADMITTED
 
 
-@pytest.mark.parametrize(
-    "record",
-    [member("me", 11), replace(ME, state=LEFT), replace(ME, state=DOWN, refutation=MAX_INTEGER)],
-)
-def test_what_cannot_be_refuted_usurps(record: Member) -> None:
-    """D3: told once, and the engine is silent from then on."""
-    swim = engine(BOB)
-    ping = Ping(1, (record, CAROL))
-    assert swim.handle(Received(BOB.node, ping), START) == [Usurped(record.node)]
+def test_a_later_life_of_my_name_usurps_when_most_say_so() -> None:
+    """D3: told by more than half of those at hand, and the engine is silent from then on."""
+    swim = engine(BOB, CAROL, DAVE)
+    later = replace(member("me", 11), addresses=(Address("192.0.2.1", 1),))
+    for source in (BOB, BOB):
+        assert swim.handle(Received(source.node, Gossip((later, CAROL))), START) == [Reach(later)]
+    assert swim.handle(Received(CAROL.node, Ping(1, (later,))), START) == [Usurped(later.node)]
     assert swim.next_deadline() == math.inf
-    assert swim.handle(Received(BOB.node, ping), START) == []
+    assert swim.handle(Received(BOB.node, Ping(1)), START) == []
+
+
+def test_those_who_are_gone_do_not_count_against_my_name() -> None:
+    swim = engine(BOB, CAROL, DAVE)
+    later = member("me", 11)
+    assert gossip(swim, BOB, later) == [Reach(later)]
+    swim.handle(Disconnected(BOB.node, False), START)
+    assert Usurped(later.node) not in gossip(swim, CAROL, replace(later, state=LEFT))
 
 
 def test_my_name_in_another_life_at_the_door() -> None:
@@ -295,8 +302,8 @@ def test_a_down_in_gossip_is_believed_and_the_node_may_return() -> None:
     """Design 7: Down, then Up of the same life by a higher refutation, not by a connection."""
     swim = engine(BOB, CAROL)
     down = replace(BOB, state=DOWN)
-    assert events(gossip(swim, CAROL, down)) == [Down(down, "declared down by carol")]
     swim.handle(Disconnected(BOB.node, False), START)
+    assert events(gossip(swim, CAROL, down)) == [Down(down, "declared down by carol")]
     effects = swim.handle(Connected(BOB), START)
     assert effects == [Send(BOB.node, Gossip((down,)))]
     back = replace(BOB, refutation=1)

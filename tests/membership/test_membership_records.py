@@ -73,16 +73,11 @@ def test_the_rule_on_every_pair_of_records(
     (held_state, held_refutation, held_life), (new_state, new_refutation, new_life) = held, new
     if new_life != held_life:
         expected = new_life > held_life
-    elif LEFT in (held_state, new_state):
-        expected = held_state is not LEFT or (
-            new_state is LEFT and new_refutation > held_refutation
-        )
     elif new_refutation != held_refutation:
         expected = new_refutation > held_refutation
     else:
-        expected = [ALIVE, SUSPECT, DOWN].index(new_state) > [ALIVE, SUSPECT, DOWN].index(
-            held_state
-        )
+        order = [ALIVE, SUSPECT, DOWN, LEFT]
+        expected = order.index(new_state) > order.index(held_state)
     one = record(held_life, held_state, held_refutation)
     other = record(new_life, new_state, new_refutation)
     assert join(one, other) == (other if expected else one)
