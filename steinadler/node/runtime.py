@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -101,7 +102,7 @@ class Runtime:
         )
         self.guard = Guard(id_, network.identity.role, policy, self.peering)
         self.processes = Processes(id_, config.mailbox_bytes)
-        codec = Codec(message_types, config.wire.max_message_bytes)
+        codec = Codec(message_types, config.wire.max_message_bytes, time.thread_time)
         self.router = Router(
             *(id_, codec, self.processes, self.peering, self.guard),
             config.wire.max_unanswered_calls,

@@ -16,6 +16,13 @@ CBOR has one array, Python has lists and tuples, and code that matches on messag
 apart; so a list is a plain array and a tuple an array under our tag.  The top-level tuple, the
 usual shape of a message, is written without going through a Python hook.
 
+**Work.**  Python's dicts and sets take quadratic time for keys whose hashes collide, and the hashes
+of numbers, and of tuples of them, are no secret: 100 KB made for it cost a second, a megabyte some
+minutes.  Text and bytes are safe, but messages may have any key.  So what is larger than
+`METERED_BYTES` is decoded through a reader that looks at the clock for each few KB, and gives up
+when it takes much more than its size can explain.  A limit on the number of such keys was refused:
+whoever has many numbers would hit it.
+
 Tags of our own come from the unassigned range of the IANA registry, in one block.
 """
 
@@ -48,6 +55,11 @@ from steinadler.wire.values import (
 
 # The precedent is JSON parsers' usual 100 to 1000; deeper than this is an attack or a mistake.
 MAX_NESTING = 256
+# What is no larger cannot take long.  What is may take so much processor time: ten times what the
+# worst honest message takes, one of small dataclasses.
+METERED_BYTES = 16 * 1024
+MAX_WORK_S, MAX_WORK_S_PER_BYTE = 0.5, 1e-6
+_METERED_STEP_BYTES = 4096
 # Of the exception's text in ours: it may quote the message, which may be large.
 _MAX_ERROR_LENGTH = 300
 
@@ -156,10 +168,20 @@ DEFAULT_MESSAGE_TYPES = MessageTypes()
 
 
 class Codec:
-    """Encodes and decodes messages with one set of message types and one size limit."""
+    """Encodes and decodes messages with one set of message types and one size limit.
 
-    def __init__(self, types: MessageTypes, max_message_bytes: int) -> None:
+    `clock` tells how much processor time this thread has taken, in seconds; without one the work
+    that a message makes is not limited, which is for messages of nobody else's.
+    """
+
+    def __init__(
+        self,
+        types: MessageTypes,
+        max_message_bytes: int,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self._limit = max_message_bytes
+        self._clock = clock
         # Kept, because to make one costs as much as to encode a small message with it.
         self._dumps = cbor2.CBOREncoder(
             io.BytesIO(), encoders=types.encoders, default=refuse
@@ -169,12 +191,13 @@ class Codec:
             TAG_DATACLASS: lambda value, immutable: types.build_dataclass(*array_of(value, 2)),
             TAG_ENUM: lambda value, immutable: types.build_enum(*array_of(value, 2)),
         }
-        self._loads = partial(
-            cbor2.loads,
-            tag_hook=refuse_tag,
-            semantic_decoders=decoders,
-            max_depth=MAX_NESTING,
-        )
+        self._options: dict[str, Any] = {
+            "tag_hook": refuse_tag,
+            "semantic_decoders": decoders,
+            "max_depth": MAX_NESTING,
+        }
+        loads: Any = cbor2.loads  # for mypy, which takes the options for something else
+        self._loads_at_once = partial(loads, **self._options)
 
     @property
     def max_message_bytes(self) -> int:
@@ -210,6 +233,12 @@ class Codec:
             raise NotEncodable(f"the message is nested deeper than {MAX_NESTING} levels")
         return data
 
+    def _loads(self, data: bytes) -> Any:
+        if len(data) <= METERED_BYTES or self._clock is None:
+            return self._loads_at_once(data)
+        metered = _Metered(data, self._clock)
+        return cbor2.CBORDecoder(metered, read_size=_METERED_STEP_BYTES, **self._options).decode()
+
     def decode(self, data: bytes) -> Any:
         """Return the message that `data` holds; raise `RemoteProtocolError` when it holds none.
 
@@ -231,6 +260,20 @@ class Codec:
         except Exception as error:
             text = _text_of(_root(error))
             raise RemoteProtocolError(f"the message cannot be decoded: {text}") from error
+
+
+class _Metered(io.BytesIO):
+    """Bytes that are handed out for as long as their decoder does not take too long for them."""
+
+    def __init__(self, data: bytes, clock: Callable[[], float]) -> None:
+        super().__init__(data)
+        self._clock = clock
+        self._until = clock() + MAX_WORK_S + MAX_WORK_S_PER_BYTE * len(data)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._clock() > self._until:
+            raise ValueError("it takes too much work for its size; do its keys collide?")
+        return super().read(size)
 
 
 def _bytes_head(size: int) -> bytes:

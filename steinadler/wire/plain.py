@@ -38,7 +38,11 @@ def loads(data: bytes) -> Any:
     """Decode plain values; raise `RemoteProtocolError` for anything else."""
     try:
         return cbor2.loads(
-            data, tag_hook=_refuse, semantic_decoders=_DECODERS, max_depth=_MAX_DEPTH
+            data,
+            tag_hook=_refuse,
+            semantic_decoders=_DECODERS,
+            max_depth=_MAX_DEPTH,
+            strict_hashable_types=True,  # keys are text, whose hashes nobody can make collide
         )
     except (cbor2.CBORDecodeError, ValueError, TypeError, RecursionError) as error:
         raise RemoteProtocolError(f"not plain CBOR: {error}") from error
