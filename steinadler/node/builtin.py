@@ -45,6 +45,7 @@ from steinadler.process.exports import ProcessFunction
 from steinadler.security.policy import Action
 from steinadler.stream import service as stream_service
 from steinadler.transport.carrier import Via
+from steinadler.wire.quotas import Quota
 
 if TYPE_CHECKING:
     from steinadler.node.runtime import Runtime
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 # What one reply of $statistics holds at most of processes, and of streams: about 300 and 150 bytes
 # for each.
 MAX_TOLD = 1000
+# How often one node is told, which takes up to some tens of milliseconds each time.
+STATISTICS_AT_ONCE, STATISTICS_PER_S = 20, 5.0
 
 
 def start_all(runtime: Runtime, max_processes: int) -> None:
@@ -140,9 +143,14 @@ async def _names(me: Process, runtime: Runtime) -> None:
 
 async def _statistics(me: Process, runtime: Runtime) -> None:
     node = runtime.node
+    quota = Quota(STATISTICS_AT_ONCE, STATISTICS_PER_S)
 
     def answer(call: Call) -> None:
         runtime.guard.require(call.caller, Action.LOOK, "statistics")
+        if not quota.allows(call.caller, trio.current_time()):
+            raise ConfigError(
+                f"$statistics answers one node {STATISTICS_PER_S:g} times a second: ask less often"
+            )
         match call.request:
             case ("statistics", int() as count) if 0 <= count <= MAX_TOLD:
                 call.reply(

@@ -52,9 +52,13 @@ from steinadler.registry.messages import (
 )
 from steinadler.registry.pulls import Lead, Pulls
 from steinadler.registry.replica import Replica
+from steinadler.wire.quotas import Quota
 
 # Where not everybody is a neighbour, whoever learns something tells so many.
 FANOUT = 4
+# How often a peer's summary is answered, which may take a thousand times its bytes (X4); it
+# compares once in two seconds.
+SUMMARIES_AT_ONCE, SUMMARIES_PER_S = 8, 2.0
 # What is kept of one node: it is the node's word that makes this one keep it.
 MAX_ENTRIES = 1_000_000
 
@@ -90,6 +94,7 @@ class Registry:
         self._digests = Digests(self._replicas)
         self._pulls = Pulls()
         self._claims = Claims()
+        self._quota = Quota(SUMMARIES_AT_ONCE, SUMMARIES_PER_S)
         self._names_of: dict[int, set[str]] = {}  # of our processes
         self._groups_of: dict[int, set[str]] = {}
         self.find = self._index.find
@@ -259,6 +264,8 @@ class Registry:
         match message:
             case Summary(digests):
                 differing = self._digests.differing(digests)
+                if not differing or not self._quota.allows(sender, now):
+                    return []
                 return self._versions(sender, differing)
             case Versions(versions):
                 effects = self._compared(sender, versions)

@@ -1,4 +1,4 @@
-"""Strangers by the hundred at a node's port, on real sockets: members come and go as before (X4)."""
+"""Strangers by the hundred at a port, on real sockets: members come and go as before (X4)."""
 
 from __future__ import annotations
 
