@@ -46,6 +46,7 @@ from cryptography.hazmat.primitives import serialization
 from steinadler.errors import (
     CertificateRevoked,
     ConfigError,
+    NotAuthorized,
     RemoteProtocolError,
     SecurityError,
     SteinadlerError,
@@ -301,10 +302,13 @@ class Trusting:
         if self._process is None or credentials.identity.is_observer or signs == self._signs:
             return
         self._signs = signs
-        if signs:
-            self._naming.join(GROUP, self._process)
-        else:
+        if not signs:
             self._naming.leave(GROUP, self._process)
+            return
+        try:
+            self._naming.join(GROUP, self._process)
+        except NotAuthorized as error:  # and the others would not believe it either
+            logger.info("signs certificates for nobody: %s", error)
 
     def _signers(self) -> list[str]:
         found = self._naming.registry.members_of(GROUP)

@@ -14,7 +14,16 @@ import trio
 from programs import sleeper, until
 from raw_peer import RawPeer, raw_peer
 
-from steinadler import Call, Config, MailboxFull, Node, Process, RemoteError, WireSettings
+from steinadler import (
+    Call,
+    Config,
+    MailboxFull,
+    MembershipSettings,
+    Node,
+    Process,
+    RemoteError,
+    WireSettings,
+)
 from steinadler.wire import plain
 from steinadler.wire.channels import CONTROL, Target, ToName, ToProcess
 from steinadler.wire.frames import FrameType, unpack_items
@@ -28,11 +37,13 @@ WIRE = WireSettings(
     max_queued_reply_bytes=64 * KIB,
     max_unanswered_calls=10,
 )
+# The peers here answer no probes, and are not to be down for that, however slow the machine is.
+PATIENT = MembershipSettings(suspicion_s=60)
 
 
 @pytest.fixture
 async def node(nodes: Any) -> Node:
-    opened: Node = await nodes.open("alice", config=Config(wire=WIRE))
+    opened: Node = await nodes.open("alice", config=Config(wire=WIRE, membership=PATIENT))
     return opened
 
 
@@ -66,7 +77,7 @@ def held_for_mallory(node: Node) -> int:
 async def test_a_peer_that_calls_and_never_reads_is_given_up_and_nobody_else(
     node: Node, nodes: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bob = await nodes.open("bob")
+    bob = await nodes.open("bob", config=Config(membership=PATIENT))
     with trio.fail_after(20):
         await bob.wait_for_member("alice")
         async with raw_peer(node, nodes.home) as peer:
@@ -185,11 +196,11 @@ async def test_messages_that_do_not_decode_do_not_fill_the_log(
 
 
 async def test_a_full_node_spawns_no_more_for_its_peers(nodes: Any) -> None:
-    alice = await nodes.open("alice", config=Config(max_processes=8))
+    alice = await nodes.open("alice", config=Config(max_processes=12))
     bob = await nodes.open("bob")
     with trio.fail_after(10):
         await bob.wait_for_member("alice")
-        fits = 8 - alice.statistics().processes
+        fits = 12 - alice.statistics().processes
         for number in range(fits):
             await bob.spawn_on("alice", "programs_sleeper", f"sleeper{number}")
         for ask in (bob.spawn_on, bob.run_on):

@@ -10,6 +10,7 @@ import trio.testing
 from programs import collector, sleeper, until
 
 from steinadler import Down, Exit, NameConflict, Node, NoSuchProcess, Process, ProcessName
+from steinadler.wire.signals import CLOSING
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -60,7 +61,7 @@ async def test_every_monitor_on_a_node_that_leaves_fires_once_d1(nodes: Any) -> 
         async with alice.monitor("$echo@bob") as down:
             await trio.testing.wait_all_tasks_blocked(0.01)
             await nodes.close(bob)
-            assert (await down.wait()).reason in ("shutdown", "noconnection")
+            assert (await down.wait()).reason in (CLOSING, "noconnection")
     await until(lambda: got)
     await alice.call("$echo", "all is quiet")
     assert len(got) == 1
@@ -248,7 +249,7 @@ async def test_a_link_to_a_node_that_leaves_is_an_exit_d4(nodes: Any) -> None:
         async with alice.monitor(alice.spawn(linker)) as down:
             await trio.testing.wait_all_tasks_blocked(0.02)
             await nodes.close(bob)
-            assert (await down.wait()).reason in ("shutdown", "noconnection")
+            assert (await down.wait()).reason in (CLOSING, "noconnection")
 
 
 async def test_spawn_link_ties_at_birth_d4(nodes: Any) -> None:

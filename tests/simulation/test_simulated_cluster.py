@@ -16,6 +16,7 @@ from steinadler import Config, MembershipSettings, Node, Process
 from steinadler.errors import ConfigError
 from steinadler.node import NodeDown
 from steinadler.testing import Packet, PacketKind, SimulatedCluster, TraceEntry
+from steinadler.wire.signals import CLOSING
 
 
 async def busy(seed: int) -> str:
@@ -214,7 +215,7 @@ async def test_stopping_waits_for_the_goodbye(autojump_clock: trio.testing.MockC
         await cluster.stop("bob")
         assert len(alice.members()) == 1
         assert isinstance(await anext(events), NodeDown)
-        assert (await down.wait()).reason in ("shutdown", "noconnection")
+        assert (await down.wait()).reason in (CLOSING, "noconnection")
         assert trio.current_time() - start < 0.1
 
 
