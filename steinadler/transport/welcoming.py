@@ -34,6 +34,7 @@ _ACCEPT_BACKOFF_S = 0.1
 _ACCEPT_BUGS = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT}
 # A connection that is accepted and dropped costs a tenth of that.
 PACE_S = 0.001
+_AT_ONCE = 10
 
 _log = logging.getLogger("steinadler.transport")
 
@@ -99,7 +100,7 @@ class Welcome:
     async def _accept(
         self, listener: socket.socket, handler: Handler, nursery: trio.Nursery
     ) -> None:
-        failing = False
+        failing, hurried = False, 0
         while True:
             await trio.lowlevel.wait_readable(listener)
             try:
@@ -119,8 +120,10 @@ class Welcome:
             was_full = self._gate.is_full
             visitor = self._arrived(source_of(remote.host))
             nursery.start_soon(self._receive, SocketCarrier(sock), remote, visitor, handler)
-            if was_full:
-                await trio.sleep(PACE_S)
+            hurried += was_full
+            if hurried == _AT_ONCE:
+                hurried = 0
+                await trio.sleep(_AT_ONCE * PACE_S)
 
     def _arrived(self, source: str) -> Visitor:
         visitor, victim = self._gate.arrived(source, trio.current_time())

@@ -124,7 +124,9 @@ async def _served(data: bytes, cuts: tuple[int, ...]) -> list[list[bytes]]:
 
 
 def _statuses(sent: bytes) -> list[bytes]:
-    return [line for line in sent.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+    """Of the answers; whether a 100 goes before one depends on what has come by then."""
+    lines = sent.split(b"\r\n")
+    return [line for line in lines if line.startswith(b"HTTP/1.1 ") and b" 100 " not in line]
 
 
 _PUT = b"PUT /v1.0/actors/Cart/7/%b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b"
