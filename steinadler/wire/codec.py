@@ -19,9 +19,9 @@ usual shape of a message, is written without going through a Python hook.
 **Work.**  Python's dicts and sets take quadratic time for keys whose hashes collide, and the hashes
 of numbers, and of tuples of them, are no secret: 100 KB made for it cost a second, a megabyte some
 minutes.  Text and bytes are safe, but messages may have any key.  So what is larger than
-`METERED_BYTES` is decoded through a reader that looks at the clock for each few KB, and gives up
-when it takes much more than its size can explain.  A limit on the number of such keys was refused:
-whoever has many numbers would hit it.
+`METERED_BYTES` is decoded under a meter (`_Metered`), which looks at the clock for each few KB and
+gives up when it takes much more than its size can explain.  A limit on the number of such keys was
+refused: whoever has many numbers would hit it.
 
 Tags of our own come from the unassigned range of the IANA registry, in one block.
 """
@@ -46,6 +46,7 @@ from steinadler.wire.values import (
     SEMANTIC_DECODERS,
     TAG_DATACLASS,
     TAG_ENUM,
+    TAG_SET,
     TAG_TUPLE,
     array_of,
     ignore_tag,
@@ -59,7 +60,7 @@ MAX_NESTING = 256
 # worst honest message takes, one of small dataclasses.
 METERED_BYTES = 16 * 1024
 MAX_WORK_S, MAX_WORK_S_PER_BYTE = 0.5, 1e-6
-_METERED_STEP_BYTES = 4096
+_METERED_STEP_BYTES, _METERED_ELEMENTS = 4096, 256
 # Of the exception's text in ours: it may quote the message, which may be large.
 _MAX_ERROR_LENGTH = 300
 
@@ -191,13 +192,10 @@ class Codec:
             TAG_DATACLASS: lambda value, immutable: types.build_dataclass(*array_of(value, 2)),
             TAG_ENUM: lambda value, immutable: types.build_enum(*array_of(value, 2)),
         }
-        self._options: dict[str, Any] = {
-            "tag_hook": refuse_tag,
-            "semantic_decoders": decoders,
-            "max_depth": MAX_NESTING,
-        }
+        self._decoders: dict[int, Any] = decoders
+        self._options: dict[str, Any] = {"tag_hook": refuse_tag, "max_depth": MAX_NESTING}
         loads: Any = cbor2.loads  # for mypy, which takes the options for something else
-        self._loads_at_once = partial(loads, **self._options)
+        self._loads_at_once = partial(loads, semantic_decoders=decoders, **self._options)
 
     @property
     def max_message_bytes(self) -> int:
@@ -236,8 +234,11 @@ class Codec:
     def _loads(self, data: bytes) -> Any:
         if len(data) <= METERED_BYTES or self._clock is None:
             return self._loads_at_once(data)
-        metered = _Metered(data, self._clock)
-        return cbor2.CBORDecoder(metered, read_size=_METERED_STEP_BYTES, **self._options).decode()
+        meter = _Metered(data, self._clock)
+        decoders = {**self._decoders, TAG_SET: meter.set_decoder()}
+        return cbor2.CBORDecoder(
+            meter, read_size=_METERED_STEP_BYTES, semantic_decoders=decoders, **self._options
+        ).decode()
 
     def decode(self, data: bytes) -> Any:
         """Return the message that `data` holds; raise `RemoteProtocolError` when it holds none.
@@ -263,7 +264,10 @@ class Codec:
 
 
 class _Metered(io.BytesIO):
-    """Bytes that are handed out for as long as their decoder does not take too long for them."""
+    """Bytes that are handed out for as long as their decoder does not take too long for them.
+
+    cbor2 makes dicts as it reads them, and sets when it has all elements, so sets are made here.
+    """
 
     def __init__(self, data: bytes, clock: Callable[[], float]) -> None:
         super().__init__(data)
@@ -271,9 +275,30 @@ class _Metered(io.BytesIO):
         self._until = clock() + MAX_WORK_S + MAX_WORK_S_PER_BYTE * len(data)
 
     def read(self, size: int | None = -1, /) -> bytes:
+        self._check()
+        return super().read(size)
+
+    def set_decoder(self) -> Any:
+        """What cbor2 is to make sets by; the elements come as hashable ones."""
+
+        def begin(immutable: bool) -> tuple[Any, Callable[[Any], Any]]:
+            made: set[Any] = set()
+
+            def fill(elements: Any) -> set[Any] | frozenset[Any]:
+                if not isinstance(elements, (list, tuple)):
+                    raise ValueError("a set that is not an array")
+                for start in range(0, len(elements), _METERED_ELEMENTS):
+                    made.update(elements[start : start + _METERED_ELEMENTS])
+                    self._check()
+                return frozenset(made) if immutable else made
+
+            return None if immutable else made, fill
+
+        return cbor2.shareable_decoder(name="set", immutable=True)(begin)
+
+    def _check(self) -> None:
         if self._clock() > self._until:
             raise ValueError("it takes too much work for its size; do its keys collide?")
-        return super().read(size)
 
 
 def _bytes_head(size: int) -> bytes:

@@ -18,12 +18,13 @@ import cbor2
 
 from steinadler.identity import NodeId, ProcessId, SinkRef, SourceRef
 
+TAG_SET = 258  # array; registered for sets, and decoded by cbor2 itself
 TAG_TUPLE = 22497
 TAG_DATACLASS = 22498  # [registered name, {field: value}]
 TAG_ENUM = 22499  # [registered name, member name]
 TAG_NODE_ID = 22500  # [name, incarnation]
 TAG_PROCESS_ID = 22501  # [node name, incarnation, number]
-TAG_FROZENSET = 22502  # array; tag 258 is for sets
+TAG_FROZENSET = 22502  # a set
 TAG_DECIMAL_TEXT = 22503  # for what tag 4 cannot say: NaN, infinities, minus zero
 TAG_SOURCE_REF = 22504  # [node name, incarnation, token]
 TAG_SINK_REF = 22505  # the same
@@ -36,7 +37,7 @@ def _encode_tuple(encoder: cbor2.CBOREncoder, value: tuple[Any, ...]) -> None:
 
 
 def _encode_set(encoder: cbor2.CBOREncoder, value: set[Any]) -> None:
-    encoder.encode_semantic(258, list(value))
+    encoder.encode_semantic(TAG_SET, list(value))
 
 
 def _encode_frozenset(encoder: cbor2.CBOREncoder, value: frozenset[Any]) -> None:
