@@ -9,10 +9,10 @@ turn: silent; a TLS hello and then silence; a hello at a byte a second; garbage;
 certificate; TLS with a certificate of another cluster.  Each is held for as long as the member
 holds it.  It ends by itself, and so does everything when this process goes.
 
-Reported: the calls' p50 and p99 of each phase, both members' memory (RSS) before, at its most, and
-afterwards, and who was declared down, which must be nobody.  Processes of this machine share its
-processors: part of what calls lose is what the attacker itself takes, so that its processor time is
-reported too.
+Reported: the calls' p50 and p99, and the caller's processor time, of each phase; both members'
+memory (RSS) before, at its most, and afterwards; and who was declared down, which must be nobody.
+All processes share the machine's processors: part of what calls lose is what the attacker itself
+takes, so its processor time is reported too, and how many connections it got to open.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ async def be_member(name: str, home: str, seed: str | None) -> None:
         if seed:
             await node.wait_for_member("alice")
             nursery.start_soon(keep_calling)
+        before = time.process_time()
         stdin = trio.wrap_file(sys.stdin)
         async for _ in stdin:
             ordered, times[:] = sorted(times), []
@@ -92,7 +93,9 @@ async def be_member(name: str, home: str, seed: str | None) -> None:
                 f"p{share}_ms": round(1000 * ordered[len(ordered) * share // 100], 3)
                 for share in ((50, 99) if ordered else ())
             }
-            _say(calls=len(ordered), downs=downs, **told)
+            used = time.process_time()
+            _say(calls=len(ordered), downs=downs, processor_s=round(used - before, 2), **told)
+            before = used
         nursery.cancel_scope.cancel()
 
 
