@@ -226,6 +226,11 @@ def run(
 ) -> Figures:
     """`measure`, in virtual time."""
     clock = trio.testing.MockClock(autojump_threshold=0)
-    logging.getLogger("steinadler").setLevel(logging.ERROR)  # what it tells here is what we do
     config = replace(config, dial=DIAL)
-    return trio.run(measure, members, seed, config, told, repeats, clock=clock)
+    logger = logging.getLogger("steinadler")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # what it tells here is what we do
+    try:
+        return trio.run(measure, members, seed, config, told, repeats, clock=clock)
+    finally:
+        logger.setLevel(level)
