@@ -79,7 +79,12 @@ async def test_whatever_a_peer_sends_only_its_own_connection_closes_x4(
                     await peer.wait_closed()
                 while answered < before + 3:
                     await trio.lowlevel.checkpoint()
-            reasons = [record.getMessage() for record in caplog.records]
+            reasons = [
+                text
+                for record in caplog.records
+                # A busy machine may say that too.
+                if not (text := record.getMessage()).startswith("this node's loop was blocked")
+            ]
             told = [text for text in reasons if text.startswith("closed the connection to ")]
             assert len(told) == 1 or (not told and says_goodbye(data)), title
             assert all(name in text and "protocol error: " in text for text in told)
