@@ -249,7 +249,9 @@ async def test_whoever_leaves_while_it_is_dialling_is_no_reason_to_warn(
         with trio.fail_after(5):
             await dave.wait_for_members(4)
         await nodes.close(dave)
-    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    # A busy machine may say that its loop was blocked.
+    assert [text for text in warnings if "loop was blocked" not in text] == []
 
 
 async def test_two_nodes_of_one_name_the_second_fails_and_the_first_lives(nodes: Any) -> None:
