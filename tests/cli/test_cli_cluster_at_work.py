@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from contextlib import suppress
 
 import pytest
 import trio
@@ -170,14 +171,12 @@ async def test_strangers_at_the_port_do_no_harm(steinadler: Steinadler) -> None:
         host, _, port = alice.address.rpartition(":")
         for sent in (b"GET / HTTP/1.1\r\nHost: alice\r\n\r\n", bytes(range(256)) * 8, b""):
             with trio.fail_after(10):
-                stranger = await trio.open_tcp_stream(host, int(port))
-                await stranger.send_all(sent)
-                await stranger.send_eof()
-                try:
-                    answer = await stranger.receive_some()
-                except trio.BrokenResourceError:
-                    answer = b""
-                await stranger.aclose()
+                answer = b""
+                async with await trio.open_tcp_stream(host, int(port)) as stranger:
+                    with suppress(trio.BrokenResourceError):  # it may be shown the door at once
+                        await stranger.send_all(sent)
+                        await stranger.send_eof()
+                        answer = await stranger.receive_some()
             assert b"HTTP" not in answer
         assert (await steinadler.ask("call", "$echo@alice", "1", "--json")).json == 1
 

@@ -21,6 +21,7 @@ async def next_down(node: RunningNode) -> tuple[str, str]:
             return event["name"], event["reason"]
 
 
+@pytest.mark.slow
 async def test_a_node_is_revoked_and_readmitted(steinadler: Steinadler) -> None:
     """Its process ends, others see "revoked", it cannot start; all of this in processes."""
     async with steinadler.node("alice") as alice, steinadler.node("bob") as bob:
