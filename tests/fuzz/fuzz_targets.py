@@ -25,7 +25,7 @@ from fuzz_streams import SINK_TOKEN, SOURCE_TOKEN, StreamsOfANode
 
 from steinadler.config import MembershipSettings, WireSettings
 from steinadler.discovery.records import MAX_ADDRESSES, all_loopback, read_txt, usable_ips
-from steinadler.errors import RemoteProtocolError
+from steinadler.errors import RemoteError, RemoteProtocolError
 from steinadler.identity import Address, NodeId, ProcessId
 from steinadler.membership import (
     Connected,
@@ -304,8 +304,11 @@ def split_payload(frame: bytes) -> bytes:
 def signal(data: bytes) -> None:
     """The body of a SIGNALS item, and that of a FAILED reply."""
     error = decode_error(data)
-    assert len(error.type_name) <= 256
-    assert len(error.text) <= 8192
+    if isinstance(error, RemoteError):
+        assert len(error.type_name) <= 256
+        assert len(error.text) <= 8192
+    else:
+        assert len(str(error)) <= 8192
     encode_error(error)
     try:
         decoded = decode_signal(data)
