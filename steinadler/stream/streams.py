@@ -298,7 +298,7 @@ class Streams:
 
         It is asked `request`, with the number of the stream at its end.  Cancelled, or refused,
         there is no stream.  Raises `NodeDown`, and what the process answers: `StreamRefused` and
-        `NoSuchService` as themselves, other errors as `RemoteError`.
+        `NoSuchService` as themselves, `NotAuthorized`, other errors as `RemoteError`.
         """
         number = self._take_number()
         arriving, leaving = ToStream(number, by_sender=False), ToStream(number, by_sender=True)
@@ -364,7 +364,7 @@ class Streams:
             if isinstance(error, NotAuthorized):
                 raise
             # Behind the request, and behind its being taken back.
-            self._cluster.post(node, ToName(SERVICE), StreamAbort(number))
+            self._cluster.post(node, ToName(process), StreamAbort(number))
             raise
 
     def _bind(self, sending: SendingEnd) -> None:
