@@ -77,8 +77,8 @@ async def open_node(
     or with `credentials` in the folder `data/<cluster id>` there.
     It is opened when the first type is hosted.  Or a `Store` that is open, and stays the caller's.
     `policy`: what other nodes may do here, by the role in their certificate, as a `Policy` or the
-    path of a file (docs/security.md), which is read once; by default what every member may do is
-    everything but administer, and what an observer may is look, send, call, monitor and connect.
+    path of a file (docs/security.md), which is read once; by default a member may do
+    everything, and what an observer may is look, send, call, monitor and connect.
 
     The node is usable at once; `wait_for_member` waits for others.  Leaving the block, by
     whatever way, hands entities over, ends processes, says goodbye and closes; cancellation does

@@ -47,7 +47,6 @@ class Action(StrEnum):
     OFFER = "offer"  # a service, to those who connect to "service@*"
     CONNECT = "connect"  # a service
     RELAY = "relay"  # a node, to be reached through this one
-    ADMINISTER = "administer"  # an operation
 
     @property
     def verb(self) -> str:
@@ -92,7 +91,6 @@ class Grants:
     offer: tuple[str, ...] = ()
     connect: tuple[str, ...] = ()
     relay: tuple[str, ...] = ()
-    administer: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -5,8 +5,8 @@
     host = ["Cart", "Order"]
     call_entity = ["*"]
 
-    [roles.node.nodes."issuer-*"]     # further, for nodes of that role and such a name
-    administer = ["*"]
+    [roles.observer.nodes."backup-*"] # further, for those of that role and such a name
+    call = ["archive"]
 
 What is not understood is refused, and never passed over: a misspelt word in a list of permissions
 would otherwise be found out by whoever was to be let in, or worse, kept out.

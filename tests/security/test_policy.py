@@ -17,7 +17,7 @@ from steinadler.security.policy import UNNAMED
 WATCHING = {"look", "send", "call", "monitor", "call_entity", "connect", "relay"}
 # What each role may do by default; the last is one that the library does not know.
 BY_DEFAULT = {
-    "node": set(Action) - {"administer"},
+    "node": set(Action),
     "observer": WATCHING,
     "sidecar": {"look", "host", "call_entity", "relay"},
     "gateway": WATCHING,
@@ -51,14 +51,14 @@ def test_a_role_without_a_table_has_that_for_any_role() -> None:
 
 
 def test_tables_of_names_add_to_what_the_role_may_do() -> None:
-    policy = Policy(nodes={"node": {"issuer-*": Grants(administer=("revoke",))}})
-    issuer, other = policy.access("node", "issuer-1"), policy.access("node", "worker-1")
-    assert issuer.allows(Action.ADMINISTER, "revoke")
-    assert issuer.allows(Action.SPAWN, "x")
-    assert not issuer.allows(Action.ADMINISTER, "rotate")
-    assert not other.allows(Action.ADMINISTER, "revoke")
+    policy = Policy(nodes={"observer": {"backup-*": Grants(spawn=("archive",))}})
+    backup, other = policy.access("observer", "backup-1"), policy.access("observer", "laptop")
+    assert backup.allows(Action.SPAWN, "archive")
+    assert backup.allows(Action.LOOK, "info")
+    assert not backup.allows(Action.SPAWN, "format")
+    assert not other.allows(Action.SPAWN, "archive")
     # The name alone is no role.
-    assert not policy.access("observer", "issuer-1").allows(Action.ADMINISTER, "revoke")
+    assert not policy.access("gateway", "backup-1").allows(Action.SPAWN, "archive")
 
 
 def test_the_rule_names_every_table_that_was_asked() -> None:
@@ -110,14 +110,14 @@ def test_a_file_is_the_policy_that_it_says(tmp_path: Path) -> None:
         call = ["orders.*"]
         call_entity = []
         [roles."*"]
-        [roles.node.nodes."issuer-*"]
-        administer = ["*"]
+        [roles.observer.nodes."backup-*"]
+        call = ["archive"]
         """,
         encoding="utf-8",
     )
     assert read_policy(file) == Policy(
         {"gateway": Grants(call=("orders.*",)), "*": Grants()},
-        {"node": {"issuer-*": Grants(administer=("*",))}},
+        {"observer": {"backup-*": Grants(call=("archive",))}},
     )
     assert read_policy(str(file)).access("node", "n").allows(Action.SPAWN, "x")
 
