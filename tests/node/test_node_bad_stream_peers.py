@@ -259,30 +259,29 @@ async def test_a_broken_rule_closes_that_peer_alone_x4(
 # -- what is refused, or means nothing ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        ("connect",),
-        ("connect", "service"),
-        ("connect", "service", 0),
-        ("connect", "service", -1),
-        ("connect", "service", 2**64),
-        ("connect", "service", "1"),
-        ("connect", b"service", 1),
-        ("connect", None, 1),
-        ("connect", "service", 1, "more"),
-        ("source", "token", 1),
-        ("sink", 1.5, 1),
-        ("steal", 1, 1),
-        (),
-    ],
-    ids=repr,
+REQUESTS_WITHOUT_SENSE: tuple[tuple[object, ...], ...] = (
+    ("connect",),
+    ("connect", "service"),
+    ("connect", "service", 0),
+    ("connect", "service", -1),
+    ("connect", "service", 2**64),
+    ("connect", "service", "1"),
+    ("connect", b"service", 1),
+    ("connect", None, 1),
+    ("connect", "service", 1, "more"),
+    ("source", "token", 1),
+    ("sink", 1.5, 1),
+    ("steal", 1, 1),
+    (),
 )
+
+
 async def test_a_question_that_makes_no_sense_is_answered_so(
-    node: Node, peer: StreamPeer, listener: StreamListener, request_: tuple[object, ...]
+    node: Node, peer: StreamPeer, listener: StreamListener
 ) -> None:
     with trio.fail_after(5):
-        assert await peer.ask(*request_) == (FAILED, "ConfigError")
+        for request in REQUESTS_WITHOUT_SENSE:
+            assert await peer.ask(*request) == (FAILED, "ConfigError"), request
         assert await peer.ask("connect", "no such", 1) == (FAILED, "NoSuchService")
         assert await peer.ask("source", 12345, 1) == (FAILED, "ClaimError")
         assert await peer.ask("sink", 2**70, 1) == (FAILED, "ClaimError")

@@ -330,7 +330,7 @@ def test_a_child_that_makes_no_sense_is_a_config_error(wrong: dict[str, Any]) ->
         {"period_s": math.nan},
         {"period_s": "5"},
     ],
-    ids=str,
+    ids=lambda wrong: next(iter(wrong)),
 )
 def test_a_supervisor_that_makes_no_sense_is_a_config_error(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
