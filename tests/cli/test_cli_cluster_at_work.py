@@ -11,6 +11,7 @@ import trio
 from commands import Steinadler
 
 
+@pytest.mark.slow
 async def test_nodes_tell_who_joins_and_who_leaves(steinadler: Steinadler) -> None:
     """SIGTERM and SIGINT leave cleanly: exit code 0, and the others hear "left" at once (S1)."""
     async with (
@@ -31,6 +32,7 @@ async def test_nodes_tell_who_joins_and_who_leaves(steinadler: Steinadler) -> No
             assert await alice.next_event() == {"event": "left", "name": "alice"}
 
 
+@pytest.mark.slow
 async def test_a_node_that_only_dials_out_is_called_through_another(
     steinadler: Steinadler,
 ) -> None:

@@ -16,6 +16,7 @@ def findings(told: dict[str, Any]) -> list[dict[str, str]]:
     return [finding for check in told["checks"] for finding in check["findings"]]
 
 
+@pytest.mark.slow
 async def test_a_cluster_in_order_and_a_key_that_others_may_read(steinadler: Steinadler) -> None:
     async with steinadler.node("alice"):
         well = (await steinadler.ask("doctor", "--json")).json

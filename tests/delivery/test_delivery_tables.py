@@ -222,7 +222,7 @@ class PendingModel(RuleBasedStateMachine):
 
 
 for _model in (HeldModel, OfUsModel, LinksModel, OwedModel, PendingModel):
-    _model.TestCase.settings = settings(max_examples=40, stateful_step_count=40)
+    _model.TestCase.settings = settings(max_examples=20, stateful_step_count=40)
 
 TestHeld = HeldModel.TestCase
 TestOfUs = OfUsModel.TestCase

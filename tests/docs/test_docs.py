@@ -89,7 +89,7 @@ def run(command: list[str], home: Path, folder: Path = ROOT) -> subprocess.Compl
 
 # Every ```python block runs as it stands; one that cannot is tagged ```python no-run.
 PROGRAMS = [
-    pytest.param(code, id=f"{name}:{line}")
+    pytest.param(code, id=f"{name}:{line}", marks=() if name == "README.md" else pytest.mark.slow)
     for name in NAMES
     for line, code in blocks(read(name), "python")
 ]

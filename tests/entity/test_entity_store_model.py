@@ -213,4 +213,4 @@ class Stores(RuleBasedStateMachine):
 
 
 TestStores = Stores.TestCase
-TestStores.settings = settings(max_examples=30, stateful_step_count=15)
+TestStores.settings = settings(max_examples=15, stateful_step_count=15)

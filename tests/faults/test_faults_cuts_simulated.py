@@ -31,7 +31,7 @@ async def cut_often(cluster: SimulatedCluster, seed: int) -> None:
     ("seed", "seconds"),
     [
         (0, 1),
-        *(pytest.param(seed, 0.6, marks=slow) for seed in range(100, 150)),
+        *(pytest.param(seed, 0.6, marks=slow) for seed in range(100, 112)),
         pytest.param(60, 60, marks=slow),
     ],
 )

@@ -25,7 +25,18 @@ from steinadler.identity import parse_address
 from steinadler.node import NodeDown, NodeUp
 from steinadler.testing import SimulatedCluster
 
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(100, 106))]
+CASES = [
+    pytest.param(
+        seed,
+        restart,
+        third,
+        id=f"{seed}-{restart}-{'with a third' if third else 'alone'}",
+        marks=() if (seed, restart) == (0, "both") else pytest.mark.slow,
+    )
+    for seed in (0, 100, 101)
+    for restart in ("in the cut", "after it", "both")
+    for third in (False, True)
+]
 WATCHERS = 10
 
 
@@ -114,9 +125,7 @@ class Witness:
         assert {old_life, new_life} <= set(self.heard)
 
 
-@pytest.mark.parametrize("third", [False, True], ids=["alone", "with a third"])
-@pytest.mark.parametrize("restart", ["in the cut", "after it", "both"])
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("seed", "restart", "third"), CASES)
 async def test_a_life_that_ends_in_a_cut_ends_once(
     seed: int, restart: str, third: bool, autojump_clock: MockClock
 ) -> None:

@@ -24,7 +24,7 @@ from steinadler.entity.router import Entities
 from steinadler.entity.store import Commit
 from steinadler.testing import MemoryStore
 
-FEW, MANY = range(3), range(100, 180)
+FEW, MANY = range(1), range(100, 120)
 SEEDS = [*FEW, *(pytest.param(seed, marks=pytest.mark.slow) for seed in MANY)]
 REAL = [
     pytest.param(*each, id="-".join(map(str, each)), marks=pytest.mark.slow)
@@ -104,6 +104,7 @@ OUTAGES = Misfortune("outage", ("alice",), 0.5, 1.0), Misfortune("outage", ("bob
 NO_ANSWERS = Misfortune("one-way partition", ("alice", "bob", "carol"), 0.5, 5.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("defect", "rule", "script"),
     [

@@ -280,7 +280,7 @@ def test_fuzz_any_bytes(data: bytes) -> None:
     assert message is None or decode(encode(message)) == message
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(messages, st.data())
 def test_fuzz_one_byte_changed(message: Message, data: st.DataObject) -> None:
     """The invariant, next to real messages."""

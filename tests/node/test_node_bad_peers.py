@@ -368,7 +368,7 @@ _FRAMES = st.tuples(
     role=st.sampled_from([NODE, OBSERVER]),
 )
 @settings(
-    max_examples=60,
+    max_examples=20,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -77,7 +77,11 @@ async def test_a_group_of_one_stands_for_the_one(node: Node) -> None:
     assert await spawned(node, inner) == "KeyError: 'x'"
 
 
-async def test_a_text_that_is_not_utf_8_is_an_exit_reason_all_the_same(node: Node) -> None:
+async def test_a_text_that_is_not_utf_8_is_an_exit_reason_all_the_same(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "steinadler")  # it cannot be told in UTF-8 that it crashed
+
     async def raises(me: Process) -> None:
         async for message in me:
             assert isinstance(message, Call)

@@ -123,6 +123,7 @@ async def test_a_unix_socket_is_this_users_alone(tmp_path: Path) -> None:
     assert not where.exists()
 
 
+@pytest.mark.slow
 async def test_http_2_without_tls(tmp_path: Path) -> None:
     """By prior knowledge; several requests on one connection at a time."""
     import h2.config
@@ -157,6 +158,7 @@ async def test_http_2_without_tls(tmp_path: Path) -> None:
         await stream.aclose()
 
 
+@pytest.mark.slow
 async def test_two_sidecars_of_one_name(tmp_path: Path) -> None:
     async with running(tmp_path, "alice", "--http-port", "0") as alice:
         command = [sys.executable, "-m", "steinadler", "sidecar", "--name", "alice"]

@@ -366,7 +366,7 @@ def conversations(draw: st.DrawFn) -> bytes:
 
 
 @given(conversations())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_arbitrary_conversations(data: bytes) -> None:
     feed(connected(), data)
 
@@ -403,7 +403,7 @@ VALID = valid_stream()
         max_size=3,
     )
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_mutations_of_a_valid_stream(changes: list[tuple[int, bytes, int]]) -> None:
     data = VALID
     for at, put, cut in changes:
