@@ -52,8 +52,8 @@ from steinadler.node import (
     SidesMerged,
     open_node,
 )
+from steinadler.node.admitting import NAME_CONFLICT_PATIENCE_S
 from steinadler.node.joining import join_cluster
-from steinadler.node.peering import NAME_CONFLICT_PATIENCE_S
 from steinadler.process.exports import ProcessFunction
 from steinadler.security import JoinToken, Policy, cluster_fingerprint, open_home
 from steinadler.security.home import DEFAULT_CLUSTER

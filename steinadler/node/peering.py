@@ -31,10 +31,8 @@ from steinadler.errors import (
     RemoteProtocolError,
     SteinadlerError,
 )
-from steinadler.identity import OBSERVER, Address, NodeId
+from steinadler.identity import Address, NodeId
 from steinadler.membership import (
-    ROLE_LABEL,
-    Admission,
     Bar,
     Blocked,
     Cleared,
@@ -68,12 +66,12 @@ from steinadler.membership import (
     decode,
     encode,
 )
-from steinadler.membership.messages import Gossip
+from steinadler.node.admitting import Admitting, member_of
 from steinadler.node.strangers import Strangers
 from steinadler.transport.connections import Connections
 from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import Network
-from steinadler.wire.handshake import Hello, Reject, RejectReason, decode_labels
+from steinadler.wire.handshake import Hello, Reject, decode_labels
 from steinadler.wire.session import (
     Arrived,
     Event,
@@ -86,9 +84,6 @@ from steinadler.wire.session import (
 
 logger = logging.getLogger("steinadler.node")
 
-# A name that others hold for another life may be the shadow of our own former one, which they
-# have not noticed to be gone; it takes them about 3 s.
-NAME_CONFLICT_PATIENCE_S = 6.0
 # How often members that are down are dialled again, in case they were only cut off.
 RECONNECT_INTERVAL_S = 2.0
 
@@ -131,11 +126,10 @@ class Peering:
         self._engine = Swim(
             me, config.membership, rng, observer=self._observer, vouched=self._may_be_so
         )
+        self._admitting = Admitting(node, self._engine, self.fail)
         self._partitions = Partitions(self._engine)
         self._strangers = Strangers(rng)
         self._deadline_moved = trio.Event()
-        # By whom, since when and when last this node was told that its name is another's.
-        self._turned_away: dict[str, tuple[float, float]] = {}
         self._failure: SteinadlerError | None = None
         self._failed = trio.Event()
         self._changed = trio.Event()
@@ -460,84 +454,22 @@ class Peering:
         return self._engine.me.refutation, self._engine.me.labels
 
     def admit(self, hello: Hello) -> Reject | None:
-        try:
-            # As it will travel: a record that others cannot read would cost us their connections.
-            decode(encode(Gossip((_member(hello),))))
-        except ConfigError as error:
-            raise RemoteProtocolError(f"a Hello that describes no member: {error}") from error
-        if hello.role == OBSERVER:
-            if self.member(hello.node.name) is None:
-                return None
-            # It could answer for the node of that name, or take its connection away.
-            return Reject(
-                RejectReason.NAME_IN_USE,
-                f"a node of this cluster is called {hello.node.name!r}: an observer needs a name "
-                "of its own",
-            )
-        if _member(hello).role != hello.role:  # which is the certificate's
-            return Reject(
-                RejectReason.IDENTITY,
-                f"the peer's label {ROLE_LABEL} says that it is {_member(hello).role!r}, "
-                f"its certificate says {hello.role!r}",
-            )
-        match self._engine.admit(hello.node, trio.current_time()):
-            case Admission.ADMITTED:
-                return None
-            case Admission.NAME_IN_USE:
-                text = (
-                    f"another living node of this cluster is called {hello.node.name!r}; "
-                    "stop it, or choose another name"
-                )
-                if hello.node.name == self._node.name and hello.node < self._node:
-                    # The second of a name gives way, whichever of the two dials.
-                    self.fail(NameConflict(text))
-                    return Reject(RejectReason.CLOSING, "it came second, and gives way")
-                return Reject(RejectReason.NAME_IN_USE, text)
-            case Admission.BARRED:
-                return Reject(RejectReason.IDENTITY, f"{hello.node.name!r} was revoked")
-            case Admission.STALE if self._has_left(hello.node):
-                # It was dialling when it left: nothing is wrong.
-                return Reject(RejectReason.CLOSING, f"{hello.node.name!r} has left the cluster")
-            case Admission.STALE:
-                return Reject(
-                    RejectReason.STALE,
-                    f"a later life of {hello.node.name!r} is known; "
-                    "is the clock of its machine behind?",
-                )
-
-    def _has_left(self, node: NodeId) -> bool:
-        record = self._engine.find(node.name)
-        return record is not None and record.node == node
+        return self._admitting.admit(hello, trio.current_time())
 
     def rejected(self, reject: Reject, by: str) -> None:
-        if reject.reason not in (RejectReason.NAME_IN_USE, RejectReason.STALE):
-            return
-        if by == self._node.name:  # no shadow: that very node answered
-            self.fail(NameConflict(reject.detail))
-        now = trio.current_time()
-        self._turned_away = {
-            name: times
-            for name, times in self._turned_away.items()
-            if now - times[1] < 2 * NAME_CONFLICT_PATIENCE_S
-        }
-        first, _ = self._turned_away.get(by, (now, now))
-        self._turned_away[by] = (first, now)
-        # One that does not want this node must not end it while others do (X4).
         wanted_by = sum(
             not link.to_observer and link.connected for link in self.connections.links()
         )
-        began = min(first for first, _ in self._turned_away.values())
-        if now - began >= NAME_CONFLICT_PATIENCE_S and len(self._turned_away) > wanted_by:
-            self.fail(NameConflict(reject.detail))
+        self._admitting.rejected(reject, by, wanted_by, trio.current_time())
 
     def link_connected(self, link: Link, hello: Hello) -> None:
-        self._turned_away.pop(link.node.name, None)
+        self._admitting.met(link.node.name)
         self._listener.connection_changed(link.node)
         if link.to_observer:
             self._handle(ObserverConnected(link.node))
         else:
             again = self._engine.is_neighbour(link.node)
-            self._handle(Connected(_member(hello)))
+            self._handle(Connected(member_of(hello)))
             self._listener.role_seen(link.node)
             if again and link.connected:
                 self._listener.neighbour_connected(link.node)
@@ -584,8 +516,3 @@ class Peering:
         if not link.to_observer:
             self._handle(Disconnected(link.node, goodbye=True))
         self.connections.end(link.node, reason)
-
-
-def _member(hello: Hello) -> Member:
-    """The record that a Hello stands for; raises `ConfigError` when it is too large."""
-    return Member(hello.node, hello.addresses, hello.labels, refutation=hello.refutation)
