@@ -59,9 +59,9 @@ def test_whole_nodes_beyond_a_mesh() -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_whole_nodes() -> None:
+def test_sixty_whole_nodes() -> None:
     """At default settings."""
-    assert reached(figures_of(overlay_nodes.run, 100), MembershipSettings())
+    assert reached(figures_of(overlay_nodes.run, 60), MembershipSettings())
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ async def cut_often(ways: Ways, draw: random.Random) -> None:
         ways.cut("alice", "bob", draw.choice(list(Cut)))
 
 
-@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [2, pytest.param(20, marks=pytest.mark.slow)])
 async def test_torn_connections_lose_double_and_reorder_nothing(
     seconds: float, tmp_path: Path, nursery: trio.Nursery, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,7 +32,7 @@ async def cut_often(cluster: SimulatedCluster, seed: int) -> None:
     [
         (0, 1),
         *(pytest.param(seed, 0.6, marks=slow) for seed in range(100, 112)),
-        pytest.param(60, 60, marks=slow),
+        pytest.param(60, 10, marks=slow),
     ],
 )
 async def test_cuts_under_load_lose_double_and_reorder_nothing(

@@ -24,7 +24,7 @@ from steinadler.entity.router import Entities
 from steinadler.entity.store import Commit
 from steinadler.testing import MemoryStore
 
-FEW, MANY = range(1), range(100, 120)
+FEW, MANY = range(1), range(100, 110)
 SEEDS = [*FEW, *(pytest.param(seed, marks=pytest.mark.slow) for seed in MANY)]
 REAL = [
     pytest.param(*each, id="-".join(map(str, each)), marks=pytest.mark.slow)
