@@ -34,7 +34,7 @@ def started(count: int, seed: int = 0, **options: object) -> Simulation:
     return simulation
 
 
-@pytest.mark.parametrize("count", [2, 3, 10, 50])
+@pytest.mark.parametrize("count", [2, 3, 10, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_new_cluster_agrees_within_a_second_and_stays_quiet(count: int) -> None:
     """S2: nothing is suspected where nothing is wrong."""
     simulation = Simulation(names(count), through_codec=count <= 10)
@@ -158,7 +158,10 @@ def test_a_goodbye_is_believed_at_once(count: int) -> None:
     assert not any(host.engine.reconnectable() for host in simulation.running())
 
 
-@pytest.mark.parametrize(("count", "breaks"), [(3, True), (3, False), (10, True), (30, False)])
+@pytest.mark.parametrize(
+    ("count", "breaks"),
+    [(3, True), (3, False), (10, True), pytest.param(30, False, marks=pytest.mark.slow)],
+)
 def test_a_healed_partition_ends_in_agreement(count: int, breaks: bool) -> None:
     """Both sides go on alone; when the cut heals they refute, and nobody is downed on the way."""
     simulation = started(count, seed=count)

@@ -16,6 +16,7 @@ from raw_peer import RawPeer, raw_peer
 
 from steinadler import ByteStream, Config, Node, StreamListener, StreamSettings, WireSettings
 from steinadler.identity import NodeId
+from steinadler.node import runtime
 from steinadler.node.calls import FAILED, REPLIED, decode_error
 from steinadler.wire import plain
 from steinadler.wire.channels import CONTROL, ToName, ToProcess, ToStream
@@ -41,7 +42,9 @@ WINDOW_OF_PEER = WireSettings().window_bytes
 
 
 @pytest.fixture
-async def node(nodes: Any) -> Node:
+async def node(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> Node:
+    # Mallory does not come back for what it is owed.
+    monkeypatch.setattr(runtime, "GOODBYE_PATIENCE_S", 0.1)
     opened: Node = await nodes.open("alice", config=CONFIG)
     return opened
 

@@ -48,7 +48,7 @@ async def send(node: Node, to: Node, numbers: Iterable[int], each_s: float) -> N
 
 
 @pytest.mark.parametrize("one_way", [True, False], ids=["one-way", "both-ways"])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 async def test_a_cut_between_two_that_others_reach_is_no_death_s2_m3(
     autojump_clock: MockClock, seed: int, one_way: bool
 ) -> None:
@@ -74,7 +74,7 @@ async def test_a_cut_between_two_that_others_reach_is_no_death_s2_m3(
         assert told == {node.name: [] for node in cluster.running()}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 async def test_under_traffic_the_direct_path_takes_the_session_over_m2_m3(
     autojump_clock: MockClock, seed: int
 ) -> None:
@@ -109,7 +109,7 @@ async def test_another_way_is_found_in_some_seconds_c1(autojump_clock: MockClock
 
 
 @pytest.mark.parametrize("end", ["crash", "pause"])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 async def test_when_the_relay_goes_another_takes_the_session_up_m3(
     autojump_clock: MockClock, seed: int, end: str
 ) -> None:
