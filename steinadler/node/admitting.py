@@ -35,8 +35,8 @@ class Admitting:
 
     def admit(self, hello: Hello, now: float) -> Reject | None:
         """Why a peer is not let in.  Raises `RemoteProtocolError` for what describes no member."""
-        member = member_of(hello)
         try:
+            member = member_of(hello)
             # As it will travel: a record that others cannot read would cost us their connections.
             decode(encode(Gossip((member,))))
         except ConfigError as error:

@@ -15,6 +15,7 @@ down loses it, and with it everything that hung on it.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from functools import partial
 from typing import Protocol, assert_never
@@ -129,6 +130,7 @@ class Peering:
         self._admitting = Admitting(node, self._engine, self.fail)
         self._partitions = Partitions(self._engine)
         self._strangers = Strangers(rng)
+        self._watches_until = -math.inf
         self._deadline_moved = trio.Event()
         self._failure: SteinadlerError | None = None
         self._failed = trio.Event()
@@ -218,7 +220,7 @@ class Peering:
         elif not self._engine.is_address_of_member(address):
             members = len(self._engine.members())
             self._strangers.heard(address, members, trio.current_time())
-            self._deadline_moved.set()
+            self._keep_watch_sooner()
 
     @property
     def labels(self) -> tuple[tuple[str, str], ...]:
@@ -321,17 +323,25 @@ class Peering:
 
     def _handle(self, event: Input) -> None:
         self._apply(self._engine.handle(event, trio.current_time()))
-        self._deadline_moved.set()
+        self._keep_watch_sooner()
+
+    def _due(self) -> float:
+        return min(
+            self._engine.next_deadline(),
+            self._partitions.next_deadline(),
+            self._strangers.next_deadline(),
+        )
+
+    def _keep_watch_sooner(self) -> None:
+        # Most of what is heard puts deadlines off: the watch finds that out when it wakes.
+        if self._due() < self._watches_until:
+            self._deadline_moved.set()
 
     async def _keep_watch(self) -> None:
         while True:
             self._deadline_moved = trio.Event()
-            due = min(
-                self._engine.next_deadline(),
-                self._partitions.next_deadline(),
-                self._strangers.next_deadline(),
-            )
-            with trio.move_on_at(max(due, 0)):
+            self._watches_until = self._due()
+            with trio.move_on_at(max(self._watches_until, 0)):
                 await self._deadline_moved.wait()
             now = trio.current_time()
             if now >= self._engine.next_deadline():
