@@ -36,7 +36,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 
 import trio
@@ -54,6 +53,7 @@ from steinadler.errors import (
 from steinadler.identity import Destination, NodeId, ProcessId, ProcessName
 from steinadler.node.naming import Naming
 from steinadler.node.peering import Peering
+from steinadler.node.renewing import Renewing
 from steinadler.process import Call, Process
 from steinadler.security.authority import Authority, fingerprint
 from steinadler.security.credentials import Credentials, utc_now
@@ -72,9 +72,8 @@ GROUP = "$authority"
 
 # How often a node looks at its home's files and its certificate, and compares with a neighbour.
 LOOK_INTERVAL_S = 2.0
-# How long one who signs may take, and how long until the next attempt when none did.
+# How long a peer may take to answer.
 ASK_TIMEOUT_S = 5.0
-RETRY_S = 10.0
 # Peers of whom it is remembered that they said what nobody signed.
 MAX_REFUSED = 1024
 # How long a node that was revoked goes on, so that others hear it before they miss it.
@@ -105,10 +104,6 @@ class Trusting:
         self._stored: Mark = (0, b"")
         self._authorities: tuple[x509.Certificate, ...] = ()
         self._complaint = ""
-        self._renewal_problem = ""
-        self._ask_again_at = 0.0
-        self._settled_at = 0.0
-        self._share = 1.0  # of the time until renewal: not all at once
         self._wake = trio.Event()
         self._missing = NOBODY  # what was revoked and is not in the document that is held
         self._process: ProcessId | None = None  # of the service
@@ -116,6 +111,9 @@ class Trusting:
         self._fetching: set[NodeId] = set()
         self._refused: set[str] = set()  # from whom something was not taken, by name
         self._nursery: trio.Nursery | None = None  # while it runs
+        self._renewing: Renewing | None = None
+        if isinstance(credentials, JoinedCredentials):
+            self._renewing = Renewing(credentials, self._find_signers, self._ask_to_certify, rng)
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -125,14 +123,13 @@ class Trusting:
         if credentials is None:
             task_status.started()
             return
-        self._share = self._rng.uniform(0.9, 1)
-        self._settled_at = trio.current_time() + RETRY_S
         self._stored = credentials.trust.mark
         self._authorities = credentials.trust.authorities
         self._follow(credentials, None)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._renew_in_time, credentials)
+            if self._renewing is not None:
+                nursery.start_soon(self._renewing.run)
             task_status.started()
             try:
                 while True:
@@ -202,8 +199,7 @@ class Trusting:
 
     async def _fetch_from(self, credentials: Credentials, node: NodeId) -> None:
         try:
-            with trio.fail_after(ASK_TIMEOUT_S):
-                document = await self._call(ProcessName(SERVICE, node.name), "document")
+            document = await self._ask(node.name, "document")
             if isinstance(document, bytes):
                 self._take(credentials, document, node)
         except (SteinadlerError, trio.TooSlowError) as error:
@@ -270,7 +266,8 @@ class Trusting:
         self._peering.connections.judge_again()
         if trust.authorities != self._authorities:
             self._authorities = trust.authorities
-            self._ask_again_at = 0.0
+            if self._renewing is not None:
+                self._renewing.ask_at_once()
         self._wake.set()  # it is to be stored, and perhaps to be certified anew
 
     async def _store(self, credentials: Credentials) -> None:
@@ -314,66 +311,22 @@ class Trusting:
         found = self._naming.registry.members_of(GROUP)
         return [process.node.name for process in found]
 
-    async def _find_signers(self, credentials: Credentials) -> list[str]:
+    async def _find_signers(self) -> list[str]:
         """The members that sign, in no order; an observer, which holds no groups, asks one."""
         names = self._signers()
         neighbours = self._peering.neighbours()
-        if credentials.identity.is_observer and neighbours:
-            asked = ProcessName(SERVICE, self._rng.choice(neighbours).name)
-            with trio.fail_after(ASK_TIMEOUT_S):
-                names = list(map(str, await self._call(asked, "signers")))
+        if self._peering.connections.identity.is_observer and neighbours:
+            names = list(map(str, await self._ask(self._rng.choice(neighbours).name, "signers")))
         self._rng.shuffle(names)
         return names
 
-    async def _renew_in_time(self, credentials: Credentials) -> None:
-        if not isinstance(credentials, JoinedCredentials):
-            return
-        while True:
-            await trio.sleep(LOOK_INTERVAL_S / 4 * self._rng.uniform(0.75, 1.25))
-            now = utc_now()
-            try:
-                certificate = credentials.certificate
-                begin, due = certificate.not_valid_before_utc, credentials.renew_at()
-            except SecurityError as error:
-                self._complain(str(error))
-                continue
-            if due > begin:  # by time, and not because another authority signs
-                due -= (due - begin) * (1 - self._share)
-            if now >= due and trio.current_time() >= self._ask_again_at:
-                left = certificate.not_valid_after_utc - now
-                self._ask_again_at = trio.current_time() + _patience_s(left)
-                await self._renew(credentials, left)
+    async def _ask_to_certify(self, name: str, request: bytes) -> Any:
+        return await self._ask(name, ("certify", request))
 
-    async def _renew(self, credentials: JoinedCredentials, left: timedelta) -> None:
-        problem = "no member that has the authority's key is connected"
-        able: list[str] = []
-        try:
-            able = await self._find_signers(credentials)
-        except (SteinadlerError, trio.TooSlowError, TypeError) as error:
-            problem = str(error) or "no answer in time"
-        if not able and trio.current_time() < self._settled_at:
-            self._ask_again_at = 0.0  # it has just opened, and may not have met anybody yet
-            return
-        for name in able:
-            request = credentials.make_request()
-            try:
-                with trio.fail_after(ASK_TIMEOUT_S):
-                    answer = await self._call(ProcessName(SERVICE, name), ("certify", request.der))
-                certificate = x509.load_der_x509_certificate(answer)
-                await trio.to_thread.run_sync(credentials.renew, request, certificate)
-            except (SteinadlerError, trio.TooSlowError, ValueError, TypeError) as error:
-                problem = f"{name}: {str(error) or 'no answer in time'}"
-            else:
-                self._renewal_problem = ""
-                logger.info("%s was certified by %s", credentials.identity, name)
-                return
-        self._renewal_problem = problem
-        logger.warning(
-            "the certificate of %s could not be renewed, and is good for %s more: %s",
-            credentials.identity,
-            _rounded(left),
-            problem,
-        )
+    async def _ask(self, name: str, request: object) -> Any:
+        """Have that member's built-in process answer; raises `trio.TooSlowError` too."""
+        with trio.fail_after(ASK_TIMEOUT_S):
+            return await self._call(ProcessName(SERVICE, name), request)
 
     # -- the built-in process -----------------------------------------------------------------
 
@@ -435,7 +388,7 @@ class Trusting:
             "valid_until": certificate.not_valid_after_utc,
             "kind": _kind(credentials),
             "signs": self._signs,
-            "problem": self._renewal_problem,
+            "problem": self._renewing.problem if self._renewing is not None else "",
         }
 
 
@@ -447,12 +400,3 @@ def _kind(credentials: Credentials) -> str:
             return "files"
         case _:
             return "issuer"
-
-
-def _patience_s(left: timedelta) -> float:
-    """How long to wait for the next attempt: less, where a certificate lives for seconds."""
-    return min(RETRY_S, max(left.total_seconds() / 10, LOOK_INTERVAL_S / 4))
-
-
-def _rounded(left: timedelta) -> timedelta:
-    return timedelta(seconds=max(round(left.total_seconds()), 0))
