@@ -16,7 +16,7 @@ from joined_homes import all_certified_by, all_hold, join, state_of
 import steinadler
 from steinadler import Node, Process, open_node
 from steinadler.identity import NODE, OBSERVER
-from steinadler.node import trusting
+from steinadler.node import renewing, trusting
 from steinadler.node.events import NodeDown as NodeDownEvent
 from steinadler.security import Home
 from steinadler.security.authority import fingerprint
@@ -30,7 +30,8 @@ DAY = timedelta(days=1)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes look at their certificates often: these tests are not to take long."""
     monkeypatch.setattr(trusting, "LOOK_INTERVAL_S", 0.1)
-    monkeypatch.setattr(trusting, "RETRY_S", 1.0)
+    monkeypatch.setattr(renewing, "LOOK_INTERVAL_S", 0.025)
+    monkeypatch.setattr(renewing, "RETRY_S", 1.0)
 
 
 @dataclass
