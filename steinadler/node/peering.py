@@ -87,6 +87,8 @@ logger = logging.getLogger("steinadler.node")
 
 # How often members that are down are dialled again, in case they were only cut off.
 RECONNECT_INTERVAL_S = 2.0
+# How long one that is down may be connected, or have been, until it has said that it lives.
+STRAY_S = 5.0
 
 
 class Listener(Protocol):
@@ -130,6 +132,8 @@ class Peering:
         self._admitting = Admitting(node, self._engine, self.fail)
         self._partitions = Partitions(self._engine)
         self._strangers = Strangers(rng)
+        # Links to nodes that are down, and since when they were seen.
+        self._strays: dict[Link, float] = {}
         self._watches_until = -math.inf
         self._deadline_moved = trio.Event()
         self._failure: SteinadlerError | None = None
@@ -449,6 +453,27 @@ class Peering:
             for member in self._engine.reconnectable():
                 for address in member.addresses:
                     self.connections.propose(address)
+            self._end_strays()
+
+    def _end_strays(self) -> None:
+        """Give those up who are down, connected, and do not say that they live.
+
+        Who cannot be a member is not watched; monitors of it would be held for ever (D1).
+        """
+        now = trio.current_time()
+        self._strays = {
+            link: self._strays.get(link, now)
+            for link in self.connections.links()
+            if not link.to_observer and not self._is_up(link.node)
+        }
+        for link, since in self._strays.items():
+            if now - since >= STRAY_S:
+                self.connections.end(link.node, "it is down, and does not say that it lives")
+                self._handle(Disconnected(link.node, goodbye=False))
+
+    def _is_up(self, node: NodeId) -> bool:
+        member = self.member(node.name)
+        return member is not None and member.node == node
 
     async def _close_idle_channels(self) -> None:
         while True:
@@ -496,7 +521,7 @@ class Peering:
 
     def session_lost(self, node: NodeId, reason: str) -> None:
         member = self.member(node.name)
-        if member is not None and member.node == node:
+        if member is not None and self._is_up(node):
             self._announce_down(member, reason)
             self._announce_up(member)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from simulated import collect, echo, idle, meet
+from simulated import collect, echo, idle, meet, until
 from trio.testing import MockClock
 
 from steinadler import (
@@ -305,3 +305,22 @@ async def test_calls_to_a_process_that_ends_say_why(autojump_clock: MockClock) -
                 nursery.start_soon(ask)
                 nursery.start_soon(ask)
         assert ends == ["ValueError: had enough"] * 2
+
+
+@pytest.mark.parametrize("end", ["crash", "pause"])
+async def test_a_monitor_of_one_that_is_back_and_not_yet_a_member_fires_too(
+    end: str, autojump_clock: MockClock
+) -> None:
+    """D1: two that gave each other up are connected before they have said that they live."""
+    async with SimulatedCluster(3, latency_s=(0.02, 0.02)) as cluster:
+        alice, bob = await meet(cluster, "alice", "bob")
+        process = bob.spawn(idle)
+        with cluster.partition(["alice"], ["bob"]):
+            await until(lambda: len(alice.members()) == len(bob.members()) == 1, within_s=10)
+        await until(lambda: any(each.connected for each in alice.connections()), within_s=10)
+        assert bob.id not in [member.node for member in alice.members()]
+        async with alice.monitor(process) as down:
+            assert down.down is None
+            getattr(cluster, end)("bob")
+            with trio.fail_after(15):
+                assert (await down.wait()).reason == "noconnection"
