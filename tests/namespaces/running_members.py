@@ -82,9 +82,15 @@ class Member:
         ]
 
     def downs(self, since: float) -> dict[str, list[float]]:
-        """How long after that time each member was declared down."""
+        """How long after that time each member was declared down.
+
+        That a session was lost is no such verdict: who was away may hear only now that others had
+        given it up.
+        """
         found: dict[str, list[float]] = {}
         for each in self.told("down", since):
+            if each["reason"] == "lost session":
+                continue
             found.setdefault(each["name"], []).append(round(each["at"] - since, 2))
         return found
 
