@@ -136,7 +136,9 @@ async def test_calls_that_come_to_nothing_say_why_in_one_line(steinadler: Steina
         (await steinadler.ask("call", "counter@alice", "1")).failed(1, "'counter'", "'alice'")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 async def test_a_signal_ends_a_waiting_call_with_its_number(
     steinadler: Steinadler, number: int
 ) -> None:

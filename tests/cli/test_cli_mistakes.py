@@ -82,7 +82,14 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("members",), ("whereis", "x"), ("call", "x@bob", "1"), ("top", "--once")]
+    "words",
+    [
+        ("members",),
+        *(
+            pytest.param(words, marks=pytest.mark.slow)
+            for words in (("whereis", "x"), ("call", "x@bob", "1"), ("top", "--once"))
+        ),
+    ],
 )
 async def test_who_only_looks_makes_no_cluster(
     steinadler: Steinadler, words: tuple[str, ...]

@@ -61,7 +61,9 @@ async def test_cuts_under_load_lose_double_and_reorder_nothing(
         assert sum(each.bytes_retransmitted for each in counters) > 0
 
 
-@pytest.mark.parametrize("breaks", [False, True], ids=["stalls", "breaks"])
+@pytest.mark.parametrize(
+    "breaks", [False, pytest.param(True, marks=slow)], ids=["stalls", "breaks"]
+)
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=slow) for seed in range(100, 103))])
 async def test_two_seconds_without_a_path_lose_nothing(
     seed: int, breaks: bool, autojump_clock: MockClock

@@ -232,7 +232,7 @@ def test_a_node_whose_name_was_taken_in_its_absence_is_told() -> None:
     assert other.members["n001"] == current.id
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_accidents_at_random_end_in_agreement(seed: int) -> None:
     """Up and Down alternate, D3 holds, and ten nodes agree once the accidents stop."""
     simulation = started(10, seed, through_codec=True, loss=0.02)
