@@ -110,17 +110,23 @@ async def _handler(request: Request) -> Answer:
 
 def http(data: bytes) -> None:
     """Everything that a client sends on one connection."""
-    told = trio.run(_served, data, (len(data) or 1, 1 + max(len(data) % 50, len(data) // 40)))
-    assert told[0] == told[1], "where the network cuts makes no difference"
+    cuts = (len(data) or 1, 1 + max(len(data) % 50, len(data) // 40))
+    whole, pieces = trio.run(_served, data, cuts)
+    told = _statuses(pieces)
+    # Who is answered before it has said all is told that nothing more will be answered.
+    gave_up = b"\r\nconnection: close\r\n" in pieces.lower()
+    assert told == _statuses(whole)[: len(told) if gave_up else None], (
+        "where the network cuts makes no difference"
+    )
 
 
-async def _served(data: bytes, cuts: tuple[int, ...]) -> list[list[bytes]]:
-    told = []
+async def _served(data: bytes, cuts: tuple[int, ...]) -> list[bytes]:
+    sent = []
     for cut in cuts:
         sock = Memory(data[at : at + cut] for at in range(0, len(data), cut))
         await Http1Connection(sock, _handler, Drain()).run()  # type: ignore[arg-type]
-        told.append(_statuses(sock.sent))
-    return told
+        sent.append(sock.sent)
+    return sent
 
 
 def _statuses(sent: bytes) -> list[bytes]:
