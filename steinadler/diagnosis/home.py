@@ -31,11 +31,14 @@ from steinadler.security import Cluster, SpiffePattern
 from steinadler.security.home import DEFAULT_CLUSTER, HOME_VARIABLE
 
 _BRING = (
-    "to take part in the cluster of another machine, bring its credentials here before a node "
-    "runs here (docs/security.md, a second machine)"
+    "to take part in the cluster of another machine, join it before a node runs here: "
+    "'steinadler cluster token' where its key is, and 'steinadler cluster join TOKEN' here"
 )
 _RENEW_FILES = "have a new one issued, and put it there; what renews it has stopped"
-_RENEW_JOINED = "get new credentials from where the cluster's key is"
+_RENEW_JOINED = (
+    "run the node while a member that has the cluster's key is up, which renews it; once it has "
+    "expired, join again: 'steinadler cluster token' there, 'steinadler cluster join TOKEN' here"
+)
 
 
 class Kind(Enum):

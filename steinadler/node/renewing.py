@@ -20,7 +20,7 @@ from cryptography import x509
 
 from steinadler.errors import SecurityError, SteinadlerError
 from steinadler.security.credentials import utc_now
-from steinadler.security.home import JoinedCredentials
+from steinadler.security.home_credentials import JoinedCredentials
 
 # How often it is looked whether the certificate is due.
 LOOK_INTERVAL_S = 0.5

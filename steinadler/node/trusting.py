@@ -58,7 +58,7 @@ from steinadler.process import Call, Process
 from steinadler.security.authority import Authority, fingerprint
 from steinadler.security.credentials import Credentials, utc_now
 from steinadler.security.from_files import FileCredentials
-from steinadler.security.home import JoinedCredentials
+from steinadler.security.home_credentials import JoinedCredentials
 from steinadler.security.revocation import NOBODY
 from steinadler.security.signing_request import sign_request
 from steinadler.security.trust import MAX_DOCUMENT_BYTES, Mark, Trust, is_issued_by, read

@@ -25,7 +25,8 @@ from steinadler.security.authority import Authority
 from steinadler.security.cluster_folder import Cluster, ClusterFolder
 from steinadler.security.credentials import Credentials, IssuedCredentials
 from steinadler.security.from_files import FileCredentials
-from steinadler.security.home import Home, HomeCredentials, JoinedCredentials, open_home
+from steinadler.security.home import Home, open_home
+from steinadler.security.home_credentials import HomeCredentials, JoinedCredentials
 from steinadler.security.joiner import Admission, Joiner
 from steinadler.security.pattern import SpiffePattern
 from steinadler.security.peer import PeerIdentity, cluster_fingerprint

@@ -2,9 +2,9 @@
 
     Credentials             the interface, and when contexts are made anew
       IssuedCredentials     certified by the cluster's authority, whose key is at hand
-        HomeCredentials     and that authority is one of this user's home (`home`)
+        HomeCredentials     and that authority is one of this user's home
       FileCredentials       from files that somebody else renews (`from_files`)
-        JoinedCredentials   and they are in this user's home, by a token (`home`)
+        JoinedCredentials   and they are in this user's home, by a token
 
 A pair of contexts is for one certificate and one set of trusted authorities.  It is made anew at
 the first request after the certificate's time to be renewed, or after the material behind it
