@@ -6,7 +6,7 @@
 Two living nodes cannot have one name, and the one that came second gives way.  It is told so by a
 Reject; but others may hold its name for the shadow of its own former life, which they have not yet
 noticed to be gone.  So it keeps trying for `NAME_CONFLICT_PATIENCE_S`, and gives up when more
-peers turn it away than want it: a single one that means harm ends nobody (X4).
+peers turn it away than want it: one that means harm ends nobody whom others want (X4).
 """
 
 from __future__ import annotations

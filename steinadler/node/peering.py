@@ -69,6 +69,7 @@ from steinadler.membership import (
 )
 from steinadler.node.admitting import Admitting, member_of
 from steinadler.node.strangers import Strangers
+from steinadler.node.strays import Strays
 from steinadler.transport.connections import Connections
 from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import Network
@@ -87,8 +88,6 @@ logger = logging.getLogger("steinadler.node")
 
 # How often members that are down are dialled again, in case they were only cut off.
 RECONNECT_INTERVAL_S = 2.0
-# How long one that is down may be connected, or have been, until it has said that it lives.
-STRAY_S = 5.0
 
 
 class Listener(Protocol):
@@ -132,8 +131,7 @@ class Peering:
         self._admitting = Admitting(node, self._engine, self.fail)
         self._partitions = Partitions(self._engine)
         self._strangers = Strangers(rng)
-        # Links to nodes that are down, and since when they were seen.
-        self._strays: dict[Link, float] = {}
+        self._strays = Strays()
         self._watches_until = -math.inf
         self._deadline_moved = trio.Event()
         self._failure: SteinadlerError | None = None
@@ -299,10 +297,11 @@ class Peering:
     def link_to_life(self, node: NodeId) -> Link:
         """The link to this very life of a node, observers included; raises `NodeDown`."""
         link = self.connections.link(node)
-        if link is None:
-            link = self.link_to(node.name)
-            if link.node != node:
-                raise NodeDown(node.name, "that life of the node is over")
+        if link is not None and link.to_observer:
+            return link
+        link = self.link_to(node.name)
+        if link.node != node:
+            raise NodeDown(node.name, "that life of the node is over")
         return link
 
     async def leave(self, patience_s: float) -> None:
@@ -456,20 +455,17 @@ class Peering:
             self._end_strays()
 
     def _end_strays(self) -> None:
-        """Give those up who are down, connected, and do not say that they live.
-
-        Who cannot be a member is not watched; monitors of it would be held for ever (D1).
-        """
-        now = trio.current_time()
-        self._strays = {
-            link: self._strays.get(link, now)
-            for link in self.connections.links()
-            if not link.to_observer and not self._is_up(link.node)
+        strays = {
+            peer.link: peer.connected_at
+            for peer in self.connections.peers()
+            if peer.link is not None
+            and not peer.link.to_observer
+            and not self._is_up(peer.link.node)
         }
-        for link, since in self._strays.items():
-            if now - since >= STRAY_S:
-                self.connections.end(link.node, "it is down, and does not say that it lives")
-                self._handle(Disconnected(link.node, goodbye=False))
+        for link in self._strays.over(strays, trio.current_time()):
+            logger.info("gave %s up: it is down, and does not say that it lives", link.node)
+            self.connections.end(link.node, "it is down, and does not say that it lives")
+            self._handle(Disconnected(link.node, goodbye=False))
 
     def _is_up(self, node: NodeId) -> bool:
         member = self.member(node.name)

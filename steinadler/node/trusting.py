@@ -1,10 +1,10 @@
-"""Whom to trust, at one node: what others say of it, what follows, and certificates that run out.
+"""Whom to trust, at one node: what others say of it, what follows, and who certifies whom.
 
     a peer connects             --> what is held here (TRUST), to it
     a peer holds something else --> what is held here, to it, when that is later
                                     "$trust" there, when it says that its own is later
     a document that is later    --> adopted, told to all that are connected, enforced, stored
-    now and then                --> the home's files, one neighbour, the own certificate
+    now and then                --> the home's files, one neighbour
 
 `steinadler.security.trust` says which document is to be taken; this module carries.  What is told
 is lost with its connection, as membership's gossip is; meeting and comparing find what is missing.
@@ -70,7 +70,7 @@ SERVICE = "$trust"
 # The group of those of them that sign for others.
 GROUP = "$authority"
 
-# How often a node looks at its home's files and its certificate, and compares with a neighbour.
+# How often a node looks at its home's files, and compares with a neighbour.
 LOOK_INTERVAL_S = 2.0
 # How long a peer may take to answer.
 ASK_TIMEOUT_S = 5.0

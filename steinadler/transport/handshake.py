@@ -27,7 +27,7 @@ from steinadler.config import WireSettings
 from steinadler.errors import RemoteProtocolError, SecurityError
 from steinadler.identity import Address, NodeId
 from steinadler.transport.delegate import Delegate
-from steinadler.transport.link import Link
+from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import DialError, PeerIdentity, SecureStream
 from steinadler.transport.peer import Peer
 from steinadler.wire.frames import MAX_FRAME_BYTES, Frame, FrameType, split_frame
@@ -232,7 +232,9 @@ class Handshakes:
         if refusal is not None:
             raise DialError(f"{stream.peer}: {refusal.detail}", refused=False)
         overtaken = peer.link is not link and peer.link is not None and peer.link.peer_token
-        if overtaken or self.phase is Phase.CLOSED:
+        # The peer may have gone on with what was given up here meanwhile: the next Hello tells it.
+        given_up = link is not None and link.state is LinkState.ENDED
+        if overtaken or given_up or self.phase is Phase.CLOSED:
             return None
         settled, last_received = peer.settle(hello, offered.token)
         peer.attach(settled, stream, hello, last_received, dialler=self._node.name)

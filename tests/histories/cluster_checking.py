@@ -20,9 +20,8 @@ the watcher's node reported the target's down, or did not count it as a member a
 because the process had ended; any other reason because it ended so.  It must have fired by the end
 if there was a cause, and the watcher lived to see it and did not let go of it.  Where the watcher's
 node was paused or cut off this demands nothing less: it either reports the other node down, and
-then the monitor says so, or it does not, and then the monitor waits for the process.  Two that gave
-each other up are connected before they count each other again, and watch each other from then on.
-Where the watcher or its node ended nothing is demanded, but that what fired had a cause.
+then the monitor says so, or it does not, and then the monitor waits for the process.  Where the
+watcher or its node ended nothing is demanded, but that what fired had a cause.
 
 **Messages.**  From one process to another in order (M1) and once (M2).  All of them (M3), if both
 nodes held each other for members from the sending to the end, and both processes live.  What is

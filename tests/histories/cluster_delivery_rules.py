@@ -98,8 +98,7 @@ def _must_have_fired(facts: Facts, watch: Watch, targets: list[str]) -> bool:
     return facts.running(me) and all(
         _ended_in_time(facts, target, until)
         or any(watch.at <= at < until for at in facts.lost_at(me, life_of(target)))
-        # Who is not a member yet may be connected already, and is watched then.
-        or not facts.holds_then_or_later(me, life_of(target), watch.at)
+        or not facts.holds(me, life_of(target), watch.at)
         for target in targets
     )
 

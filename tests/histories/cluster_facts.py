@@ -112,10 +112,6 @@ class Facts:
     def holds(self, node: str, member: str, at: float) -> bool:
         return any(span.touches(at, at) for span in self.spans(node, member))
 
-    def holds_then_or_later(self, node: str, member: str, at: float) -> bool:
-        """Whether `node` held `member` for one then, or came to."""
-        return any(span.end >= at for span in self.spans(node, member))
-
     def holds_throughout(self, node: str, member: str, begin: float, end: float) -> bool:
         return any(span.covers(begin, end) for span in self.spans(node, member))
 

@@ -81,15 +81,15 @@ class Member:
             if each["event"] == event and each["at"] >= since and facts.items() <= each.items()
         ]
 
-    def downs(self, since: float) -> dict[str, list[float]]:
+    def downs(self, since: float, *, verdicts: bool = False) -> dict[str, list[float]]:
         """How long after that time each member was declared down.
 
-        That a session was lost is no such verdict: who was away may hear only now that others had
-        given it up.
+        `verdicts` alone: not that a session was lost.  Who was away may hear only after it has met
+        others again that they had given it up.
         """
         found: dict[str, list[float]] = {}
         for each in self.told("down", since):
-            if each["reason"] == "lost session":
+            if verdicts and each["reason"] == "lost session":
                 continue
             found.setdefault(each["name"], []).append(round(each["at"] - since, 2))
         return found

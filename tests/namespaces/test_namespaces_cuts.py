@@ -32,8 +32,8 @@ async def test_s1_a_member_whose_cable_is_pulled_is_down_everywhere_within_3_s(
         pulled = await switch.unplug(machine)
         with trio.fail_after(3 * SILENCE_S):
             for member in others:
-                await member.until(lambda: unplugged.name in member.downs(pulled))  # noqa: B023
-        times = [member.downs(pulled) for member in others]
+                await member.until(lambda: unplugged.name in member.downs(pulled, verdicts=True))  # noqa: B023
+        times = [member.downs(pulled, verdicts=True) for member in others]
         print(f"{unplugged.name}'s cable pulled:", times)  # noqa: T201
         for downs in times:
             assert downs.keys() == {unplugged.name}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
-from simulated import collect, echo, idle, meet, until
+from simulated import collect, echo, events_of, idle, meet, until
 from trio.testing import MockClock
 
 from steinadler import (
@@ -307,20 +309,39 @@ async def test_calls_to_a_process_that_ends_say_why(autojump_clock: MockClock) -
         assert ends == ["ValueError: had enough"] * 2
 
 
+@asynccontextmanager
+async def connected_and_down(cluster: SimulatedCluster) -> AsyncIterator[tuple[Node, Node]]:
+    """Alice and bob, who gave each other up, and have not yet said that they live."""
+    alice, bob = await meet(cluster, "alice", "bob")
+    with cluster.partition(["alice"], ["bob"]):
+        await until(lambda: len(alice.members()) == len(bob.members()) == 1, within_s=10)
+    await until(lambda: any(each.connected for each in alice.connections()), within_s=10)
+    assert bob.id not in [member.node for member in alice.members()]
+    yield alice, bob
+
+
 @pytest.mark.parametrize("end", ["crash", "pause"])
-async def test_a_monitor_of_one_that_is_back_and_not_yet_a_member_fires_too(
+async def test_one_that_is_back_and_dies_before_it_is_a_member_leaves_nothing(
     end: str, autojump_clock: MockClock
 ) -> None:
-    """D1: two that gave each other up are connected before they have said that they live."""
+    """D1: nobody watches it, so nothing may wait for it."""
     async with SimulatedCluster(3, latency_s=(0.02, 0.02)) as cluster:
-        alice, bob = await meet(cluster, "alice", "bob")
-        process = bob.spawn(idle)
-        with cluster.partition(["alice"], ["bob"]):
-            await until(lambda: len(alice.members()) == len(bob.members()) == 1, within_s=10)
-        await until(lambda: any(each.connected for each in alice.connections()), within_s=10)
-        assert bob.id not in [member.node for member in alice.members()]
-        async with alice.monitor(process) as down:
-            assert down.down is None
+        async with connected_and_down(cluster) as (alice, bob):
             getattr(cluster, end)("bob")
-            with trio.fail_after(15):
+            process = ProcessId(bob.id, 99)
+            async with alice.monitor(process) as down:
                 assert (await down.wait()).reason == "noconnection"
+            with pytest.raises(NodeDown):
+                await alice.send(process, "anything")
+            await until(lambda: not alice.connections(), within_s=10)
+
+
+async def test_one_that_is_back_and_says_that_it_lives_stays(autojump_clock: MockClock) -> None:
+    async with SimulatedCluster(3, latency_s=(0.02, 0.02)) as cluster:
+        async with connected_and_down(cluster) as (alice, bob):
+            with trio.fail_after(2):
+                await alice.wait_for_member("bob")
+            async with alice.monitor(bob.spawn(idle)) as down, events_of(alice, bob) as told:
+                await trio.sleep(30)
+                assert down.down is None
+            assert told == {"alice": [], "bob": []}

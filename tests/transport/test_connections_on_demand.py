@@ -297,6 +297,28 @@ async def test_a_leaving_node_delivers_what_is_queued_over_a_new_connection_m3(
         await until(lambda: bob.told[f"rejected: {RejectReason.CLOSING}"] > 0)
 
 
+async def test_a_session_that_is_given_up_while_its_hello_is_on_the_way_is_not_half_resumed(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The peer that resumed it is told, as of any other that was lost."""
+    async with ends(latency_s=(0.02, 0.02)).run() as network:
+        alice, bob = await pair(network)
+        await meet(alice, bob)
+        await part(alice, bob)
+        alice.signal(bob, b"one more")
+        await until(lambda: alice.connections.peers()[0].dial is not None)
+        alice.connections.end(bob.node, "given up")
+        await until(lambda: bob.connected_to(alice))
+        await part(alice, bob)
+        bob.signal(alice, b"are you there?")
+        await until(lambda: bob.told["session lost"] == 1)
+        await alice.send(bob, b"again")
+        await bob.send(alice, b"again")
+        await until(lambda: (alice.got(bob)[-1], bob.got(alice)[-1]) == (b"again", b"again"))
+        assert not alice.told["session lost"]  # it gave up one, and lost none
+        assert "protocol error" not in caplog.text
+
+
 def hold(packet: Packet) -> Hold:
     """Nothing arrives, and nobody is told."""
     return Hold()
