@@ -97,6 +97,10 @@ def readmit(node: str, where: Where, timeout_s: float, as_json: bool) -> None:
 
     async def let_in() -> None:
         folder = await trio.to_thread.run_sync(folder_of, where)
+        try:
+            change((await trio.to_thread.run_sync(folder.read_trust)).revoked)
+        except SteinadlerError as error:
+            raise Failed(str(error)) from error
         async with observing(where, timeout_s) as observer:
             trust = await _meet(observer.meet, folder, change)
             assert trust is not None

@@ -89,6 +89,8 @@ def token(
     """
     home, known = _find(cluster)
     found = dict.fromkeys((*addresses, *_listening(home, known)))
+    if not known.joined:
+        _told(home.cluster_folder(known).authority)  # or nobody could be let in by it
     made = _told(
         lambda: home.tokens(known).make(
             known,

@@ -31,7 +31,7 @@ logger = logging.getLogger("steinadler.security")
 
 
 class Renewing:
-    """Keeps the certificate of one node good.
+    """Keeps one certificate of a joined home good.
 
     `find_signers` returns the names of members that sign, in the order in which they are to be
     asked; `certify` has one of them answer a signing request with a certificate, both DER.  What
@@ -55,6 +55,11 @@ class Renewing:
         self._complaint = ""
         self.problem = ""  # why nobody certified it when it was last due
 
+    @property
+    def certificate(self) -> x509.Certificate:
+        """What it keeps good."""
+        return self._credentials.certificate
+
     def ask_at_once(self) -> None:
         """Another authority signs: whoever asked in vain may have more luck."""
         self._ask_again_at = 0.0
@@ -65,6 +70,7 @@ class Renewing:
         while True:
             await trio.sleep(LOOK_INTERVAL_S * self._rng.uniform(0.75, 1.25))
             now = utc_now()
+            self._credentials.look()
             try:
                 certificate = self._credentials.certificate
                 begin, due = certificate.not_valid_before_utc, self._credentials.renew_at()

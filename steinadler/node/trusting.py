@@ -19,9 +19,9 @@ who holds a stolen key could stay for as long as it keeps quiet.
 
 **Certificates.**  A node whose home does not have the authority's key asks a member that has it,
 which it knows by a group: it sends a signing request, and is certified as whom its connection says
-that it is.  To ask takes a certificate that is good and not revoked; that is all the right that it
-needs.  Nothing here is a privilege: what changes a cluster is signed by its authority, and can be
-brought by anybody.
+that it is, or as an observer of that name, which its token gave it too.  To ask takes a certificate
+that is good and not revoked; that is all the right that it needs.  Nothing here is a privilege:
+what changes a cluster is signed by its authority, and can be brought by anybody.
 
     $trust   "state"               -> what `_state` tells
              "signers"             -> the names of members that have the authority's key
@@ -36,6 +36,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -50,7 +51,7 @@ from steinadler.errors import (
     SecurityError,
     SteinadlerError,
 )
-from steinadler.identity import Destination, NodeId, ProcessId, ProcessName
+from steinadler.identity import OBSERVER, Destination, NodeId, ProcessId, ProcessName
 from steinadler.node.naming import Naming
 from steinadler.node.peering import Peering
 from steinadler.node.renewing import Renewing
@@ -60,7 +61,7 @@ from steinadler.security.credentials import Credentials, utc_now
 from steinadler.security.from_files import FileCredentials
 from steinadler.security.home_credentials import JoinedCredentials
 from steinadler.security.revocation import NOBODY
-from steinadler.security.signing_request import sign_request
+from steinadler.security.signing_request import check_request, sign_request
 from steinadler.security.trust import MAX_DOCUMENT_BYTES, Mark, Trust, is_issued_by, read
 from steinadler.transport.link import Link
 from steinadler.wire import plain
@@ -111,9 +112,10 @@ class Trusting:
         self._fetching: set[NodeId] = set()
         self._refused: set[str] = set()  # from whom something was not taken, by name
         self._nursery: trio.Nursery | None = None  # while it runs
-        self._renewing: Renewing | None = None
-        if isinstance(credentials, JoinedCredentials):
-            self._renewing = Renewing(credentials, self._find_signers, self._ask_to_certify, rng)
+        self._renewing = [
+            Renewing(each, self._find_signers, self._ask_to_certify, rng)
+            for each in _renewed(credentials)
+        ]
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -128,8 +130,8 @@ class Trusting:
         self._follow(credentials, None)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            if self._renewing is not None:
-                nursery.start_soon(self._renewing.run)
+            for renewing in self._renewing:
+                nursery.start_soon(renewing.run)
             task_status.started()
             try:
                 while True:
@@ -266,8 +268,8 @@ class Trusting:
         self._peering.connections.judge_again()
         if trust.authorities != self._authorities:
             self._authorities = trust.authorities
-            if self._renewing is not None:
-                self._renewing.ask_at_once()
+            for renewing in self._renewing:
+                renewing.ask_at_once()
         self._wake.set()  # it is to be stored, and perhaps to be certified anew
 
     async def _store(self, credentials: Credentials) -> None:
@@ -370,6 +372,11 @@ class Trusting:
         identity = self._peering.connections.identity_of(caller)
         if identity is None:
             raise ConfigError(f"{caller} is not connected here by a certificate")
+        if identity.role != OBSERVER:
+            observer = replace(identity, role=OBSERVER)
+            with suppress(SecurityError):
+                check_request(request, observer)
+                identity = observer
         certificate = sign_request(authority, request, identity, utc_now())
         logger.info("certified %s until %s", identity, certificate.not_valid_after_utc)
         return certificate.public_bytes(serialization.Encoding.DER)
@@ -378,7 +385,16 @@ class Trusting:
         """What it holds and shows, for those who rotate and revoke."""
         trust = credentials.trust
         certificate = credentials.certificate
-        by = [fingerprint(each) for each in trust.authorities if is_issued_by(certificate, each)]
+        shown = [certificate]
+        for renewing in self._renewing:
+            with suppress(SecurityError):
+                shown.append(renewing.certificate)
+        # The one that signs only if it has certified all.
+        by = [
+            fingerprint(authority)
+            for authority in reversed(trust.authorities)
+            if any(is_issued_by(each, authority) for each in shown)
+        ]
         return {
             "version": trust.version,
             "digest": trust.digest,
@@ -388,8 +404,21 @@ class Trusting:
             "valid_until": certificate.not_valid_after_utc,
             "kind": _kind(credentials),
             "signs": self._signs,
-            "problem": self._renewing.problem if self._renewing is not None else "",
+            "problem": next((each.problem for each in self._renewing if each.problem), ""),
         }
+
+
+def _renewed(credentials: Credentials | None) -> list[JoinedCredentials]:
+    """What a node has renewed: its own, and beside these those by which its home observes, as
+    commands are over too soon for that."""
+    if not isinstance(credentials, JoinedCredentials):
+        return []
+    try:
+        observing = credentials.for_observing()
+    except SecurityError as error:
+        logger.warning("this home cannot observe: %s", error)
+        observing = None
+    return [credentials] if observing is None else [credentials, observing]
 
 
 def _kind(credentials: Credentials) -> str:

@@ -227,13 +227,16 @@ class ClusterFolder:
         text = f"# Where nodes of the cluster are: one address a line.  May be edited.\n{lines}"
         replace_file(self.seeds_path, text.encode())
 
-    def trust_anew(self, authorities: Iterable[x509.Certificate]) -> None:
-        """Trust what a joiner was told, the one that signs first, unless that one is trusted here
-        already: then what is held goes on, and with it who was revoked.  Whom to trust beside it,
-        members tell."""
+    def trust_anew(self, authorities: Iterable[x509.Certificate], names: Iterable[str]) -> None:
+        """Trust what a joiner was told who was certified as `names`, the one that signs first.
+
+        Unless that one is trusted here already: then what is held goes on, and with it who was
+        revoked; but not where one of the names still is.  Whom to trust beside it, and who is
+        revoked, members tell.
+        """
         with self._locked():
-            trust = Trust(self.read().id, 0, tuple(authorities))
-            if trust.signs not in self.read_trust().authorities:
+            trust, held = Trust(self.read().id, 0, tuple(authorities)), self.read_trust()
+            if trust.signs not in held.authorities or not held.revoked.barred.isdisjoint(names):
                 self._write_trust(trust)
 
     def take_trust(self, later: Trust) -> Trust:

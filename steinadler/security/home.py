@@ -162,7 +162,8 @@ class Home:
         except FileExistsError:  # from before, or another process was faster
             self.check_may_join(name, cluster_id)
             try:
-                folder.trust_anew(admission.authorities)
+                names = [each.identity.name for each in admission.granted]
+                folder.trust_anew(admission.authorities, names)
                 fill(folder)
             except OSError as error:
                 raise SecurityError(f"{folder.path} cannot be written: {error.strerror}") from error

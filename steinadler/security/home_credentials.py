@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from steinadler.errors import SecurityError
+from steinadler.identity import OBSERVER
 from steinadler.security.authority import CLOCK_SKEW, Authority
 from steinadler.security.cluster_folder import ClusterFolder
 from steinadler.security.contexts import Shown, make_join_server
@@ -93,6 +94,15 @@ class JoinedCredentials(FileCredentials):
 
     def store_trust(self) -> None:
         self._folder.take_trust(self._trust)
+
+    def for_observing(self) -> JoinedCredentials | None:
+        """Those of the observer of the same name, which a token gives beside a node's, if this
+        home has them.  Raises `SecurityError` when they cannot be used."""
+        cluster_id, role, name = self.identity.cluster_id, self.identity.role, self.identity.name
+        file = self._folder.credentials_path(OBSERVER, name)
+        if role == OBSERVER or not file.exists():
+            return None
+        return JoinedCredentials(self._folder, cluster_id, file, clock=self._clock)
 
     def renew_at(self) -> datetime:
         """From when on to ask for a new certificate: at two thirds of this one's life, or at once

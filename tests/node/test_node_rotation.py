@@ -14,14 +14,15 @@ import trio
 from joined_homes import all_certified_by, all_hold, join, state_of
 
 import steinadler
-from steinadler import Node, Process, open_node
+from steinadler import Node, Process, RemoteError, open_node
 from steinadler.identity import NODE, OBSERVER
 from steinadler.node import renewing, trusting
 from steinadler.node.events import NodeDown as NodeDownEvent
-from steinadler.security import Home
+from steinadler.security import Home, JoinedCredentials
 from steinadler.security.authority import fingerprint
 from steinadler.security.credentials import utc_now
 from steinadler.security.rotation import Rotation
+from steinadler.security.trust import is_issued_by
 
 DAY = timedelta(days=1)
 
@@ -278,3 +279,24 @@ async def test_a_node_that_was_away_until_the_new_one_signs_is_shut_out(
         while "certificate not signed by this cluster's CA" not in caplog.text:  # noqa: ASYNC110
             await trio.sleep(0.01)
     assert [member.node.name for member in carol.members()] == ["carol"]
+
+
+async def test_what_a_home_observes_by_is_renewed_by_its_node(nodes: Any, tmp_path: Path) -> None:
+    """Commands are over too soon for that, and would be shut out one day."""
+    issuer, opened = await three_homes(nodes, tmp_path)
+    signs = await rotate(issuer, opened, told=opened[0])
+    for name in ("bob", "carol"):
+        home = Home(tmp_path / name)
+        cluster = home.default_cluster()
+        shown = home.credentials(cluster, OBSERVER, home.observer_name(cluster)).certificate
+        (authority,) = home.cluster_folder(cluster).trust()
+        assert fingerprint(authority) == signs
+        assert is_issued_by(shown, authority)
+    options = {"home": tmp_path / "bob", "seeds": opened[0].addresses}
+    async with open_node("bob.looks", observer=True, mdns=False, **options) as observer:
+        with trio.fail_after(5):
+            await observer.wait_for_members(3)
+            request = home.credentials(cluster, NODE, "carol")
+            assert isinstance(request, JoinedCredentials)
+            with pytest.raises(RemoteError, match=r"does not ask for .*observer"):
+                await observer.call("$trust@alice", ("certify", request.make_request().der))

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steinadler.errors import JoinFailed, RemoteProtocolError
+from steinadler.errors import CertificateRevoked, JoinFailed, RemoteProtocolError
 from steinadler.identity import NODE, OBSERVER, Address
 from steinadler.security import Admission, Authority, Home, Joiner, JoinToken, PeerIdentity
 from steinadler.security.enrolment import (
@@ -404,6 +404,27 @@ def test_a_home_that_missed_a_rotation_joins_anew(issuer: Issuer, tmp_path: Path
     assert theirs.trust() == (new,)
     assert theirs.read_trust().judge(folder.read_trust()), "and takes what members tell it"
     assert home.credentials(cluster, None, "bob").server_context()
+
+
+def test_who_was_readmitted_and_joins_again_may_start(issuer: Issuer, tmp_path: Path) -> None:
+    """Its home knew no better than that it was revoked: members tell it that it is so no longer."""
+    home, folder = Home(tmp_path / "theirs", clock=issuer.clock), issuer.folder
+    cluster = home.keep("default", admit(issuer, Joiner(issuer.token(name="bob"), "bob")), [])
+    theirs = home.cluster_folder(cluster)
+    change, now = folder.change_trust, issuer.clock()
+    revoked = change(
+        lambda held, keys: held.successor(keys, revoked=held.revoked.revoke("bob", now))
+    )
+    theirs.take_trust(revoked)
+    with pytest.raises(CertificateRevoked):
+        home.credentials(cluster, None, "bob").check_own()
+    change(lambda held, keys: held.successor(keys, revoked=held.revoked.readmit("bob")))
+    issuer.clock.forward(timedelta(seconds=2))
+    home.keep("default", admit(issuer, Joiner(issuer.token(name="bob"), "bob")), [])
+    bob = home.credentials(cluster, None, "bob")
+    bob.check_own()
+    assert bob.adopt(folder.read_trust()), "and it takes what members tell it"
+    bob.check_own()
 
 
 def test_a_revoked_name_is_given_to_nobody_and_costs_no_use(issuer: Issuer) -> None:
