@@ -26,6 +26,8 @@ from steinadler.identity import NODE, OBSERVER, SIDECAR, NodeId, check_role
 
 # The role of a table for all who have none of their own.
 ANY_ROLE = "*"
+# What there is to look at.
+LOOKED_AT = ("echo", "info", "names", "statistics")
 # In place of a process's name, for one that has none; no name has an "@" in it.
 UNNAMED = "@unnamed"
 
@@ -74,7 +76,7 @@ class Grants:
 
     Of processes, `"@unnamed"` is one without a name, and `"*"` every one.  The built-in processes,
     whose names begin with `$`, are in no pattern: what is asked of them is an action of its own.
-    Raises `ConfigError` for what is no pattern.
+    Raises `ConfigError` for what is no pattern, and for what nobody could `look` at.
     """
 
     look: tuple[str, ...] = ()
@@ -103,6 +105,11 @@ class Grants:
                     f"not {patterns!r:.200}"
                 )
             object.__setattr__(self, item.name, tuple(patterns))
+        for pattern in self.look:
+            if "*" not in pattern and pattern not in LOOKED_AT:
+                raise ConfigError(
+                    f"look has {pattern!r:.200}, which is none of {', '.join(LOOKED_AT)}"
+                )
 
     def of(self, action: Action) -> tuple[str, ...]:
         """The patterns of an action."""

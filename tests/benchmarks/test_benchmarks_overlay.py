@@ -42,6 +42,7 @@ def forty() -> Figures:
     return figures_of(overlay_engines.measure, 40)[0]
 
 
+@pytest.mark.slow
 def test_engines_of_forty_and_of_a_hundred_members(forty: Figures) -> None:
     """A join, a kill and a silence are known in time, at the same load of each node."""
     figures = [forty, *figures_of(overlay_engines.measure, 100)]
@@ -50,6 +51,7 @@ def test_engines_of_forty_and_of_a_hundred_members(forty: Figures) -> None:
     assert all(each.silences[0].seconds > 2 for each in figures)  # S2
 
 
+@pytest.mark.slow
 def test_whole_nodes_beyond_a_mesh() -> None:
     """The same with everything that a node is, where a mesh ends at six."""
     config = Config(membership=MembershipSettings(mesh_size=6, rings=3))

@@ -472,6 +472,7 @@ async def test_e2_a_crash_of_the_server_loses_no_acknowledged_commit(
     await store.aclose()
 
 
+@pytest.mark.slow
 async def test_e1_processes_share_one_database(durable: Place) -> None:
     store = durable.make()
     await store.open()

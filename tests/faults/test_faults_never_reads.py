@@ -21,7 +21,7 @@ MOST_RATIO, NOISE_MS = 2 * 1.25, 5
 @pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory from /proc")
 @pytest.mark.parametrize(
     ("windows", "stone_s", "sink_s"),
-    [(3, 0.4, 0.4), pytest.param(6, 5, 0.6, marks=pytest.mark.slow)],
+    [(3, 0.2, 0.2), pytest.param(6, 5, 0.6, marks=pytest.mark.slow)],
     ids=["seconds", "half a minute"],
 )
 async def test_a_process_that_never_reads_costs_only_its_senders(

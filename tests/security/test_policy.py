@@ -127,6 +127,7 @@ def test_an_empty_file_is_the_default() -> None:
 
 
 WRONG = {
+    '[roles.node]\nlook = ["statistic"]': "roles.node.*look has 'statistic', which is none of echo",
     "[roles.node\n": "p.toml is not TOML: .*line 1",
     "[roles.node]\n[roles.node]": "p.toml is not TOML: .*line 2",
     "[rolls.node]": "p.toml has rolls, which is none of roles",

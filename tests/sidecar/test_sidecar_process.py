@@ -176,6 +176,7 @@ async def test_two_sidecars_of_one_name(tmp_path: Path) -> None:
         assert await alice.healthy()
 
 
+@pytest.mark.slow
 async def test_a_port_that_is_taken(tmp_path: Path) -> None:
     async with running(tmp_path, "alice", "--http-port", "0") as alice:
         port = alice.ready["http"][0].rpartition(":")[2]
