@@ -77,8 +77,9 @@ LOOK_INTERVAL_S = 2.0
 ASK_TIMEOUT_S = 5.0
 # Peers of whom it is remembered that they said what nobody signed.
 MAX_REFUSED = 1024
-# How long a node that was revoked goes on, so that others hear it before they miss it.
-RESIGN_S = 3.0
+# How long a node that was revoked goes on, so that others hear it before they miss it; and not so
+# long that it takes them for dead, who have closed their connections with it.
+RESIGN_S = 1.5
 
 logger = logging.getLogger("steinadler.security")
 
