@@ -37,6 +37,9 @@ class NeighbourhoodFacts:
     malformed: tuple[str, ...] = ()
 
 
+_JOIN = "join it, with a token that 'steinadler cluster token' makes where its key is"
+
+
 def judge_neighbourhood(facts: NeighbourhoodFacts) -> list[Finding]:
     """What this comes to."""
     findings = [_judge_cluster(facts, each) for each in _by_cluster(facts.strangers)]
@@ -74,16 +77,21 @@ def _by_cluster(strangers: Iterable[Stranger]) -> list[list[Stranger]]:
 def _judge_cluster(facts: NeighbourhoodFacts, nodes: list[Stranger]) -> Finding:
     who = listed(sorted({f"{each.name} ({each.where})" for each in nodes}))
     how = "runs on this machine" if all(each.here for each in nodes) else "announces itself"
-    ours = f"ours is {facts.mark[:16]}..." if facts.mark is not None else "ours is not known"
-    seen = f"another cluster {how}, {nodes[0].mark[:16]}... ({ours}): {who}"
+    theirs = f"{nodes[0].mark[:16]}..."
+    if facts.mark is None:
+        return note(
+            Topic.OTHER_CLUSTERS,
+            f"a cluster {how}, {theirs}, and whether it is this home's cannot be told: {who}",
+            f"mend what is wrong with the home's credentials, if it has any; else {_JOIN}",
+        )
+    seen = f"another cluster {how}, {theirs} (ours is {facts.mark[:16]}...): {who}"
     if facts.met:
         return note(Topic.OTHER_CLUSTERS, seen, "nothing: they do not disturb each other")
     return warning(
         Topic.OTHER_CLUSTERS,
         seen,
-        "if these are the nodes that are missed, the two homes hold different clusters: compare "
-        "`steinadler cluster show`, and bring the credentials of one to the other "
-        "(docs/security.md, a second machine)",
+        "if these are the nodes that are missed, the two homes hold different clusters (compare "
+        f"'steinadler cluster show'): {_JOIN}",
     )
 
 

@@ -176,7 +176,10 @@ class Home:
             there_are = f"there are: {', '.join(known)}" if known else "there is none yet"
             text = f"there is no cluster {name!r} in {self._clusters}; {there_are}"
             if name == DEFAULT_CLUSTER:
-                text = f"{text}; the first node makes it: steinadler node NAME"
+                text = (
+                    f"{text}; the first node makes one (steinadler node NAME), or join one of "
+                    "another machine (steinadler cluster join TOKEN)"
+                )
             raise ConfigError(text)
         return self._read(name)
 
