@@ -188,11 +188,13 @@ class Members:
 
 
 async def meet(*members: Member) -> None:
-    """Wait until each of them counts all others, and nobody else."""
+    """Wait until each of them counts all others, and nobody else, all at once."""
     names = {member.name for member in members}
     with trio.fail_after(MEET_WITHIN_S):
-        for member in members:
-            await member.until(lambda: member.members == names - {member.name})  # noqa: B023
+        # Who was cut off may give the others up after they have met it again in its place here.
+        while any(member.members != names - {member.name} for member in members):
+            for member in members:
+                await member.until(lambda: member.members == names - {member.name})  # noqa: B023
 
 
 async def all_say(
