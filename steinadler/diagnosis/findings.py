@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+HOW_TO_JOIN = (
+    "'steinadler cluster token' where its key is, and 'steinadler cluster join TOKEN' here"
+)
+
 
 class Level(StrEnum):
     """How bad it is.  A problem keeps nodes apart now; a warning does so soon, or perhaps."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import assert_never
 
 from steinadler.diagnosis.findings import (
+    HOW_TO_JOIN,
     Finding,
     Level,
     Topic,
@@ -32,12 +33,12 @@ from steinadler.security.home import DEFAULT_CLUSTER, HOME_VARIABLE
 
 _BRING = (
     "to take part in the cluster of another machine, join it before a node runs here: "
-    "'steinadler cluster token' where its key is, and 'steinadler cluster join TOKEN' here"
+    f"{HOW_TO_JOIN}"
 )
 _RENEW_FILES = "have a new one issued, and put it there; what renews it has stopped"
 _RENEW_JOINED = (
     "run the node while a member that has the cluster's key is up, which renews it; once it has "
-    "expired, join again: 'steinadler cluster token' there, 'steinadler cluster join TOKEN' here"
+    f"expired, join again: {HOW_TO_JOIN}"
 )
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from steinadler.diagnosis.findings import Finding, Topic, listed, note, ok, problem, warning
+from steinadler.diagnosis.findings import (
+    HOW_TO_JOIN,
+    Finding,
+    Topic,
+    listed,
+    note,
+    ok,
+    problem,
+    warning,
+)
 from steinadler.discovery.records import VERSION
 from steinadler.identity import NodeId
 
@@ -35,9 +44,6 @@ class NeighbourhoodFacts:
     answered: tuple[NodeId, ...] = ()
     other_versions: tuple[str, ...] = ()
     malformed: tuple[str, ...] = ()
-
-
-_JOIN = "join it, with a token that 'steinadler cluster token' makes where its key is"
 
 
 def judge_neighbourhood(facts: NeighbourhoodFacts) -> list[Finding]:
@@ -82,7 +88,8 @@ def _judge_cluster(facts: NeighbourhoodFacts, nodes: list[Stranger]) -> Finding:
         return note(
             Topic.OTHER_CLUSTERS,
             f"a cluster {how}, {theirs}, and whether it is this home's cannot be told: {who}",
-            f"mend what is wrong with the home's credentials, if it has any; else {_JOIN}",
+            "mend what is wrong with the home's credentials, if it has any; else join it: "
+            f"{HOW_TO_JOIN}",
         )
     seen = f"another cluster {how}, {theirs} (ours is {facts.mark[:16]}...): {who}"
     if facts.met:
@@ -91,7 +98,7 @@ def _judge_cluster(facts: NeighbourhoodFacts, nodes: list[Stranger]) -> Finding:
         Topic.OTHER_CLUSTERS,
         seen,
         "if these are the nodes that are missed, the two homes hold different clusters (compare "
-        f"'steinadler cluster show'): {_JOIN}",
+        f"'steinadler cluster show'); join one: {HOW_TO_JOIN}",
     )
 
 

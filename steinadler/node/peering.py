@@ -517,7 +517,7 @@ class Peering:
 
     def session_lost(self, node: NodeId, reason: str) -> None:
         member = self.member(node.name)
-        if member is not None and self._is_up(node):
+        if member is not None and member.node == node:
             self._announce_down(member, reason)
             self._announce_up(member)
 

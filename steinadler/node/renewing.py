@@ -70,7 +70,6 @@ class Renewing:
         while True:
             await trio.sleep(LOOK_INTERVAL_S * self._rng.uniform(0.75, 1.25))
             now = utc_now()
-            self._credentials.look()
             try:
                 certificate = self._credentials.certificate
                 begin, due = certificate.not_valid_before_utc, self._credentials.renew_at()

@@ -83,6 +83,13 @@ def test_a_token_tells_what_was_asked_for(home: Home) -> None:
     assert token.secret.hex() not in str(kept)
 
 
+def test_no_token_is_made_by_a_key_that_others_may_read(home: Home) -> None:
+    key = home.path / "clusters/default/ca.key"
+    key.chmod(0o644)
+    assert f"chmod 600 '{key}'" in failure("token")
+    assert home.tokens(home.default_cluster()).tokens(datetime.now(UTC)) == ()
+
+
 def test_it_tells_where_nodes_of_the_home_listen(home: Home) -> None:
     """Every address of the machine for those that listen on all; loopback last."""
     cluster = home.default_cluster()

@@ -35,6 +35,8 @@ async def test_a_node_is_revoked_and_readmitted(steinadler: Steinadler) -> None:
                 assert (told["name"], told["members"]) == ("bob", ["alice", "carol"])
                 assert told["key_holder"], "it has the same home"
                 assert await bob.process.wait() == 1
+                with pytest.raises(AssertionError, match="it ended"):  # and took nobody for dead
+                    await next_down(bob)
                 for node in (alice, carol):
                     assert await next_down(node) == ("bob", "revoked")
         again = await steinadler.run("node", "bob", "--host", "127.0.0.1", "--no-mdns")

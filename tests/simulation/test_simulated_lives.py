@@ -329,8 +329,9 @@ async def test_one_that_is_back_and_dies_before_it_is_a_member_leaves_nothing(
         async with connected_and_down(cluster) as (alice, bob):
             getattr(cluster, end)("bob")
             process = ProcessId(bob.id, 99)
-            async with alice.monitor(process) as down:
-                assert (await down.wait()).reason == "noconnection"
+            with trio.fail_after(1):
+                async with alice.monitor(process) as down:
+                    assert (await down.wait()).reason == "noconnection"
             with pytest.raises(NodeDown):
                 await alice.send(process, "anything")
             await until(lambda: not alice.connections(), within_s=10)
