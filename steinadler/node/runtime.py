@@ -133,7 +133,7 @@ class Runtime:
         self.relaying = Relaying(id_, self.peering, self.streams, config.dial.max_relayed, rng)
         self.peering.connections.use_relays(self.relaying)
         self.trusting = Trusting(
-            id_, network.credentials, self.peering, self.naming, self.router.call, rng
+            network.credentials, self.peering, self.naming, self.router.call, rng
         )
         self.gauges = Gauges(
             self.processes,

@@ -1,4 +1,4 @@
-"""Whom to trust, at one node: what others say of it, what follows, and who certifies whom.
+"""Whom to trust, at one node: what others say of it, and what follows.
 
     a peer connects             --> what is held here (TRUST), to it
     a peer holds something else --> what is held here, to it, when that is later
@@ -17,14 +17,11 @@ when its peer comes back with a certificate that is good.  So dropping an author
 connection one handshake, and nobody a message (M3); leaving connections alone was refused, because
 who holds a stolen key could stay for as long as it keeps quiet.
 
-**Certificates.**  A node whose home does not have the authority's key asks a member that has it,
-which it knows by a group: it sends a signing request, and is certified as whom its connection says
-that it is, or as an observer of that name, which its token gave it too.  To ask takes a certificate
-that is good and not revoked; that is all the right that it needs.  Nothing here is a privilege:
-what changes a cluster is signed by its authority, and can be brought by anybody.
+Nothing here is a privilege: what changes a cluster is signed by its authority, and can be brought
+by anybody.
 
-    $trust   "state"               -> what `_state` tells
-             "signers"             -> the names of members that have the authority's key
+    $trust   "state"               -> what `_state` and `Certifying.state` tell
+             "signers"             -> the names of members that certify others (`certifying`)
              "document"            -> the document, or None in version 0
              ("take", document)    -> [version, digest] of what is held then
              ("certify", request)  -> a certificate (DER) for the caller
@@ -36,40 +33,32 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import trio
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from steinadler.errors import (
     CertificateRevoked,
     ConfigError,
-    NotAuthorized,
     RemoteProtocolError,
     SecurityError,
     SteinadlerError,
 )
-from steinadler.identity import OBSERVER, Destination, NodeId, ProcessId, ProcessName
+from steinadler.identity import Destination, NodeId, ProcessId, ProcessName
+from steinadler.node.certifying import Certifying
 from steinadler.node.naming import Naming
 from steinadler.node.peering import Peering
-from steinadler.node.renewing import Renewing
 from steinadler.process import Call, Process
 from steinadler.security.authority import Authority, fingerprint
-from steinadler.security.credentials import Credentials, utc_now
-from steinadler.security.from_files import FileCredentials
-from steinadler.security.home_credentials import JoinedCredentials
+from steinadler.security.credentials import Credentials
 from steinadler.security.revocation import NOBODY
-from steinadler.security.signing_request import check_request, sign_request
-from steinadler.security.trust import MAX_DOCUMENT_BYTES, Mark, Trust, is_issued_by, read
+from steinadler.security.trust import MAX_DOCUMENT_BYTES, Mark, Trust, read
 from steinadler.transport.link import Link
 from steinadler.wire import plain
 from steinadler.wire.frames import MAX_PAYLOAD_BYTES, FrameType
 
 SERVICE = "$trust"
-# The group of those of them that sign for others.
-GROUP = "$authority"
 
 # How often a node looks at its home's files, and compares with a neighbour.
 LOOK_INTERVAL_S = 2.0
@@ -89,17 +78,14 @@ class Trusting:
 
     def __init__(
         self,
-        me: NodeId,
         credentials: Credentials | None,
         peering: Peering,
         naming: Naming,
         call: Callable[[Destination, object], Awaitable[Any]],
         rng: random.Random,
     ) -> None:
-        self._me = me
         self._credentials = credentials
         self._peering = peering
-        self._naming = naming
         self._call = call
         self._rng = rng
         self._enforced: Mark = (0, b"")
@@ -109,14 +95,10 @@ class Trusting:
         self._wake = trio.Event()
         self._missing = NOBODY  # what was revoked and is not in the document that is held
         self._process: ProcessId | None = None  # of the service
-        self._signs = False
         self._fetching: set[NodeId] = set()
         self._refused: set[str] = set()  # from whom something was not taken, by name
         self._nursery: trio.Nursery | None = None  # while it runs
-        self._renewing = [
-            Renewing(each, self._find_signers, self._ask_to_certify, rng)
-            for each in _renewed(credentials)
-        ]
+        self._certifying = Certifying(credentials, peering, naming, self._ask, rng)
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -131,8 +113,7 @@ class Trusting:
         self._follow(credentials, None)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for renewing in self._renewing:
-                nursery.start_soon(renewing.run)
+            nursery.start_soon(self._certifying.run)
             task_status.started()
             try:
                 while True:
@@ -141,7 +122,8 @@ class Trusting:
                     self._wake = trio.Event()
                     credentials.look()
                     self._follow(credentials, None)
-                    self._show_whether_it_signs(credentials)
+                    if self._process is not None:
+                        self._certifying.show_whether_it_signs(credentials, self._process)
                     await self._store(credentials)
                     await self._join(credentials)
                     self._compare(credentials)
@@ -269,8 +251,7 @@ class Trusting:
         self._peering.connections.judge_again()
         if trust.authorities != self._authorities:
             self._authorities = trust.authorities
-            for renewing in self._renewing:
-                renewing.ask_at_once()
+            self._certifying.ask_at_once()
         self._wake.set()  # it is to be stored, and perhaps to be certified anew
 
     async def _store(self, credentials: Credentials) -> None:
@@ -293,38 +274,6 @@ class Trusting:
         self._wake.set()  # it is to be stored, for whoever starts this node again
         await trio.sleep(RESIGN_S)
         self._peering.fail(error)
-
-    # -- certificates -------------------------------------------------------------------------
-
-    def _show_whether_it_signs(self, credentials: Credentials) -> None:
-        authority = credentials.authority()
-        signs = authority is not None and authority.certificate == credentials.trust.signs
-        if self._process is None or credentials.identity.is_observer or signs == self._signs:
-            return
-        self._signs = signs
-        if not signs:
-            self._naming.leave(GROUP, self._process)
-            return
-        try:
-            self._naming.join(GROUP, self._process)
-        except NotAuthorized as error:  # and the others would not believe it either
-            logger.info("signs certificates for nobody: %s", error)
-
-    def _signers(self) -> list[str]:
-        found = self._naming.registry.members_of(GROUP)
-        return [process.node.name for process in found]
-
-    async def _find_signers(self) -> list[str]:
-        """The members that sign, in no order; an observer, which holds no groups, asks one."""
-        names = self._signers()
-        neighbours = self._peering.neighbours()
-        if self._peering.connections.identity.is_observer and neighbours:
-            names = list(map(str, await self._ask(self._rng.choice(neighbours).name, "signers")))
-        self._rng.shuffle(names)
-        return names
-
-    async def _ask_to_certify(self, name: str, request: bytes) -> Any:
-        return await self._ask(name, ("certify", request))
 
     async def _ask(self, name: str, request: object) -> Any:
         """Have that member's built-in process answer; raises `trio.TooSlowError` too."""
@@ -350,83 +299,28 @@ class Trusting:
             raise ConfigError("this node's network has no certificates")
         match call.request:
             case "state":
-                return self._state(credentials)
+                return self._state(credentials) | self._certifying.state(credentials)
             case "signers":
-                return self._signers()
+                return self._certifying.signers()
             case "document":
                 return credentials.trust.document or None
             case ("take", bytes() as document) if len(document) <= MAX_DOCUMENT_BYTES:
                 self._take(credentials, document, call.caller)
                 return list(credentials.trust.mark)
             case ("certify", bytes() as request):
-                return self._certify(credentials, call.caller, request)
+                return self._certifying.certify(credentials, call.caller, request)
             case _:
                 raise ConfigError(
                     "$trust understands 'state', 'signers', 'document', ('take', document) and "
                     "('certify', request)"
                 )
 
-    def _certify(self, credentials: Credentials, caller: NodeId, request: bytes) -> bytes:
-        authority = credentials.authority()
-        if authority is None:
-            raise ConfigError(f"{self._me.name} does not have the key of the authority")
-        identity = self._peering.connections.identity_of(caller)
-        if identity is None:
-            raise ConfigError(f"{caller} is not connected here by a certificate")
-        if identity.role != OBSERVER:
-            observer = replace(identity, role=OBSERVER)
-            with suppress(SecurityError):
-                check_request(request, observer)
-                identity = observer
-        certificate = sign_request(authority, request, identity, utc_now())
-        logger.info("certified %s until %s", identity, certificate.not_valid_after_utc)
-        return certificate.public_bytes(serialization.Encoding.DER)
-
     def _state(self, credentials: Credentials) -> dict[str, object]:
-        """What it holds and shows, for those who rotate and revoke."""
+        """What it holds, for those who rotate and revoke."""
         trust = credentials.trust
-        certificate = credentials.certificate
-        shown = [certificate]
-        for renewing in self._renewing:
-            with suppress(SecurityError):
-                shown.append(renewing.certificate)
-        # The one that signs only if it has certified all.
-        by = [
-            fingerprint(authority)
-            for authority in reversed(trust.authorities)
-            if any(is_issued_by(each, authority) for each in shown)
-        ]
         return {
             "version": trust.version,
             "digest": trust.digest,
             "stored": self._stored == trust.mark,
             "authorities": [fingerprint(each) for each in trust.authorities],
-            "certified_by": by[0] if by else None,
-            "valid_until": certificate.not_valid_after_utc,
-            "kind": _kind(credentials),
-            "signs": self._signs,
-            "problem": next((each.problem for each in self._renewing if each.problem), ""),
         }
-
-
-def _renewed(credentials: Credentials | None) -> list[JoinedCredentials]:
-    """What a node has renewed: its own, and beside these those by which its home observes, as
-    commands are over too soon for that."""
-    if not isinstance(credentials, JoinedCredentials):
-        return []
-    try:
-        observing = credentials.for_observing()
-    except SecurityError as error:
-        logger.warning("this home cannot observe: %s", error)
-        observing = None
-    return [credentials] if observing is None else [credentials, observing]
-
-
-def _kind(credentials: Credentials) -> str:
-    match credentials:
-        case JoinedCredentials():
-            return "joined"
-        case FileCredentials():
-            return "files"
-        case _:
-            return "issuer"
