@@ -6,8 +6,9 @@ protocol of its own: credit, size limits, errors and cancellation are those of e
     $echo        answers with the request
     $info        answers with facts about the node
     $names       ("whereis", name) -> ProcessId or None; ("whereis_global", name) -> the same
-                 ("reserve", name, process) -> None, or who has that name of the cluster
-                 ("release", name, process) -> None: it does not take the name after all
+                 ("reserve", name, process, number, version)
+                     -> None, or who has that name of the cluster
+                 ("release", name, process, number) -> None: that claim came to nothing
     $statistics  ("statistics", count) -> what `Node.statistics`, `connections`,
                  `processes(count)` and `stream_statistics(count)` tell, by name of the field,
                  and the node's clock
@@ -126,16 +127,25 @@ async def _names(me: Process, runtime: Runtime) -> None:
             case ("whereis_global", str() as name):
                 require(call.caller, Action.LOOK, "names")
                 call.reply(runtime.naming.find(name))
-            case ("reserve", str() as name, ProcessId() as process) if process.node == call.caller:
+            case (
+                "reserve",
+                str() as name,
+                ProcessId(node) as process,
+                int() as number,
+                int() as version,
+            ) if node == call.caller:
                 require(call.caller, Action.REGISTER, name)
-                call.reply(runtime.naming.reserve(name, process))
-            case ("release", str() as name, ProcessId() as process) if process.node == call.caller:
-                runtime.naming.registry.release(name, process)
+                call.reply(runtime.naming.reserve(name, process, number, version))
+            case ("release", str() as name, ProcessId(node) as process, int() as number) if (
+                node == call.caller
+            ):
+                runtime.naming.registry.release(name, process, number)
                 call.reply(None)
             case _:
                 raise ConfigError(
-                    "$names understands ('whereis', name), ('whereis_global', name), and "
-                    "('reserve' or 'release', name, a process of the caller's node)"
+                    "$names understands ('whereis', name), ('whereis_global', name), and, of a "
+                    "process of the caller's node, ('reserve', name, process, number, version) "
+                    "and ('release', name, process, number)"
                 )
 
     await _serve(me, answer)

@@ -13,6 +13,7 @@ or make their queues grow.
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable
@@ -81,6 +82,7 @@ class Naming:
         self._rng = rng
         self._clock = clock
         self._changed = trio.Event()
+        self._claims = itertools.count(1)
         self._nursery: trio.Nursery | None = None  # while it runs
         self.registry = Registry(
             me,
@@ -121,24 +123,29 @@ class Naming:
             raise ConfigError(f"{name!r}: names that begin with '$' belong to the runtime")
         self._guard.require_of_us(Action.REGISTER, name)
         self._peering.require_majority()
+        number = next(self._claims)
         asked: set[str] = set()
         try:
-            await self._ask_arbiters(name, process, asked)
+            await self._ask_arbiters(name, process, number, asked)
             self._require_ours(process)  # it may have ended meanwhile
             self._peering.require_majority()
             self.registry.register(name, process.number, int(self._clock() * 1_000_000))
         except BaseException:
             if self._nursery is not None:
-                self._nursery.start_soon(self._release, name, process, asked)
+                self._nursery.start_soon(self._release, name, process, number, asked)
             raise
         self._changed.set()
 
-    async def _ask_arbiters(self, name: str, process: ProcessId, asked: set[str]) -> None:
+    async def _ask_arbiters(
+        self, name: str, process: ProcessId, number: int, asked: set[str]
+    ) -> None:
         """Raise `NameConflict` when somebody has the name already, or is just about to."""
         arbiter = ""
         while arbiter != self._arbiter(name):  # another one would not know who was let pass
-            arbiter, found = await self._ask_arbiter(name, ("reserve", name, process), asked)
+            request = ("reserve", name, process, number, self.registry.version)
+            arbiter, found = await self._ask_arbiter(name, request, asked)
             if isinstance(found, ProcessId):
+                asked.discard(arbiter)  # which holds nothing for this claim
                 refuse_for(found, process, name)
 
     async def _ask_arbiter(
@@ -160,20 +167,23 @@ class Naming:
                     while self._arbiter(name) == arbiter:
                         await self._peering.wait_for_change()
 
-    async def _release(self, name: str, process: ProcessId, arbiters: set[str]) -> None:
+    async def _release(
+        self, name: str, process: ProcessId, number: int, arbiters: set[str]
+    ) -> None:
         """Tell those who may hold the name for a claim that came to nothing."""
+        request = ("release", name, process, number)
         with trio.move_on_after(RESERVED_S):
             for arbiter in arbiters:
                 with suppress(SteinadlerError):
-                    await self._call(ProcessName("$names", arbiter), ("release", name, process))
+                    await self._call(ProcessName("$names", arbiter), request)
 
-    def reserve(self, name: str, process: ProcessId) -> ProcessId | None:
-        """As the arbiter: let `process` have the name, or say who has it.
+    def reserve(self, name: str, process: ProcessId, number: int, version: int) -> ProcessId | None:
+        """As the arbiter: let `process` have the name, or say who has it (`Registry.reserve`).
 
         Raises `InMinority` when this node is in one and minds.
         """
         self._peering.require_majority()
-        return self.registry.reserve(name, process, trio.current_time())
+        return self.registry.reserve(name, process, number, version, trio.current_time())
 
     def _arbiter(self, name: str) -> str:
         """Who lets one claim to a name pass: a member that may have it itself."""

@@ -1,45 +1,75 @@
 """The arbiter's memory: which claims to a name it let pass and has not heard of since.
 
-Of two claims at the same time the first passes, and the name is held for it until it turns up in
-the registry, is given up, or its node goes; at the latest after RESERVED_S, because a claimer may
-die between being let pass and saying that it gives up.
+Of two claims at the same time the first passes, and the name is held for its process until it turns
+up in the registry, is given up, or its node goes; at the latest after RESERVED_S, because a claimer
+may die between being let pass and saying that it gives up.
+
+A process may claim a name several times at once, and a name that it had a moment ago.  What is said
+of one claim says nothing of the others: a claim has a number, which only that one gives up, and the
+version that the entries of its node had when it was made, so that older news are not its own.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from steinadler.identity import NodeId, ProcessId
 
 # News of a name takes less than that through a thousand nodes, comparing included.
 RESERVED_S = 10.0
+# Of one process to one name; the first of more are forgotten (X4).
+CLAIMS_AT_ONCE = 64
 _SWEEP_AT = 1024
+
+
+@dataclass(slots=True)
+class _Held:
+    """A name is held for a process, until that time by the arbiter's clock."""
+
+    process: ProcessId
+    claims: set[int]
+    version: int
+    until: float
 
 
 class Claims:
     """Names that are held for somebody, by an arbiter's clock."""
 
     def __init__(self) -> None:
-        self._held: dict[str, tuple[ProcessId, float]] = {}
+        self._held: dict[str, _Held] = {}
 
-    def pass_one(self, name: str, claimer: ProcessId, now: float) -> ProcessId | None:
+    def pass_one(
+        self, name: str, claimer: ProcessId, number: int, version: int, now: float
+    ) -> ProcessId | None:
         """Let a claim pass (None), or say for whom the name is held."""
-        other, until = self._held.get(name, (claimer, 0.0))
-        if other != claimer and now < until:
-            return other
-        if len(self._held) > _SWEEP_AT:
-            self._held = {name: held for name, held in self._held.items() if now < held[1]}
-        self._held[name] = (claimer, now + RESERVED_S)
+        held = self._held.get(name)
+        if held is None or now >= held.until:
+            if len(self._held) > _SWEEP_AT:
+                self._held = {name: held for name, held in self._held.items() if now < held.until}
+            held = self._held[name] = _Held(claimer, set(), version, 0.0)
+        elif held.process != claimer:
+            return held.process
+        held.claims.add(number)
+        if len(held.claims) > CLAIMS_AT_ONCE:
+            held.claims.discard(min(held.claims))
+        held.version = max(held.version, version)
+        held.until = now + RESERVED_S
         return None
 
-    def give_up(self, name: str, claimer: ProcessId) -> None:
-        """The claimer does not take the name after all."""
-        if name in self._held and self._held[name][0] == claimer:
-            del self._held[name]
+    def give_up(self, name: str, claimer: ProcessId, number: int) -> None:
+        """That claim comes to nothing."""
+        held = self._held.get(name)
+        if held is not None and held.process == claimer:
+            held.claims.discard(number)
+            if not held.claims:
+                del self._held[name]
 
-    def heard_of(self, name: str, node: NodeId) -> None:
-        """Something became of that name at a node: what was let pass has arrived, or is over."""
-        if name in self._held and self._held[name][0].node == node:
+    def heard_of(self, name: str, node: NodeId, version: int) -> None:
+        """That became of the name at a node: what was let pass before has arrived, or is over."""
+        held = self._held.get(name)
+        if held is not None and held.process.node == node and version > held.version:
             del self._held[name]
 
     def node_gone(self, node: NodeId) -> None:
         """Nobody there takes a name any more."""
-        self._held = {name: held for name, held in self._held.items() if held[0].node != node}
+        self._held = {name: held for name, held in self._held.items() if held.process.node != node}

@@ -155,16 +155,28 @@ class Registry:
         for group in sorted(self._groups_of.pop(number, ())):
             self._change(self._own, Removal(self._own.version + 1, group, number), [])
 
-    def reserve(self, name: str, claimer: ProcessId, now: float) -> ProcessId | None:
-        """As the arbiter of a name: let a claim pass (None), or say who has it already."""
+    @property
+    def version(self) -> int:
+        """That of this node's own entries, which each change raises."""
+        return self._own.version
+
+    def reserve(
+        self, name: str, claimer: ProcessId, number: int, version: int, now: float
+    ) -> ProcessId | None:
+        """As the arbiter of a name: let a claim pass (None), or say who has it already.
+
+        `number` is that claim's among those of its node, `version` the one that the node's entries
+        had when it was made.  Nothing is held here for a claim that was refused.
+        """
         holder = self.find(name)
         if holder is not None and holder != claimer:
+            self._claims.give_up(name, claimer, number)
             return holder
-        return self._claims.pass_one(name, claimer, now)
+        return self._claims.pass_one(name, claimer, number, version, now)
 
-    def release(self, name: str, claimer: ProcessId) -> None:
+    def release(self, name: str, claimer: ProcessId, number: int) -> None:
         """As the arbiter: a claim that was let pass is given up."""
-        self._claims.give_up(name, claimer)
+        self._claims.give_up(name, claimer, number)
 
     # -- members ------------------------------------------------------------------------------
 
@@ -402,6 +414,8 @@ class Registry:
         origin = new.origin
         known = self._replicas[origin]
         self._replicas[origin] = new
+        for name, (_, _, version) in new.names.items():
+            self._claims.heard_of(name, origin, version)
         for name in {**known.names, **new.names}:
             self._settle(name, origin, effects)
         for group in {**known.groups, **new.groups}:
@@ -415,14 +429,14 @@ class Registry:
             return
         self._digests.changed(replica.origin)
         match entry:
-            case NameEntry(_, name, _, _) | Removal(_, name, 0):
+            case NameEntry(version, name, _, _) | Removal(version, name, 0):
+                self._claims.heard_of(name, replica.origin, version)
                 self._settle(name, replica.origin, effects)
             case GroupEntry(_, group, _) | Removal(_, group, _):
                 self._index.regroup(group, replica.origin)
 
     def _settle(self, name: str, changed: NodeId, effects: list[Effect]) -> None:
         """Something changed about a name at one node: who has it now?"""
-        self._claims.heard_of(name, changed)
         contest = self._index.settle(name, changed)
         if contest is None:
             return

@@ -127,12 +127,15 @@ class Inhabitants:
         process = self.node.spawn(self._work, traps, name=name)
         self.note("spawned", process=text(process), traps=traps)
         self._watching[process] = []
-        self._lookers.start_soon(self._see_off, process)
+        self._lookers.start_soon(self._see_off, process, name is None)
         return process
 
-    async def _see_off(self, process: ProcessId) -> None:
-        """Wait for a process to end, with a monitor of its own node."""
+    async def _see_off(self, process: ProcessId, is_worker: bool) -> None:
+        """Wait for a process to end, with a monitor of its own node; a worker that could end before
+        that sees it is no worker yet."""
         async with self.node.monitor(process) as down:
+            if is_worker:
+                self._workers.append(process)
             reason = (await down.wait()).reason
         self.note("ended", process=text(process), reason=reason)
         del self._watching[process]
@@ -235,9 +238,7 @@ class Inhabitants:
 
     async def _hire(self, me: Process, draw: random.Random) -> None:
         if len(self._workers) < MOST_WORKERS:
-            worker = self._spawn(draw.random() < 0.6)
-            self._workers.append(worker)
-            self._directory.workers.append(worker)
+            self._directory.workers.append(self._spawn(draw.random() < 0.6))
 
     async def _fire(self, me: Process, draw: random.Random) -> None:
         worker = self._worker(draw)

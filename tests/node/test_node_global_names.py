@@ -284,9 +284,9 @@ async def test_a_claim_that_comes_to_nothing_is_given_up(
         ends = alice.spawn(echo)
         reserve = carol._runtime.naming.reserve
 
-        def reserve_and_kill(name: str, process: ProcessId) -> ProcessId | None:
+        def reserve_and_kill(*claim: Any) -> ProcessId | None:
             alice.exit(ends, "kill")
-            return reserve(name, process)
+            return reserve(*claim)
 
         monkeypatch.setattr(carol._runtime.naming, "reserve", reserve_and_kill)
         with pytest.raises(NoSuchProcess):

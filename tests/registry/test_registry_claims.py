@@ -45,7 +45,7 @@ def test_one_claim_wins_while_arbiters_come_and_go(
                 number += 1
                 process = ProcessId(node, number)
                 judge = all_.engines.get(arbiter(all_, node, name))
-                refused = judge and judge.reserve(name, process, all_.now)
+                refused = judge and judge.reserve(name, process, number, all_.engines[node].version, all_.now)
                 if not refused and all_.register(node, name, number):
                     told_yes[name].append(process)
             case "pass":

@@ -8,6 +8,7 @@ from registries import Registries
 from steinadler.errors import NameConflict
 from steinadler.identity import NodeId, ProcessId
 from steinadler.registry import NameLost
+from steinadler.registry.claims import CLAIMS_AT_ONCE
 from steinadler.registry.messages import NameEntry, Update
 
 
@@ -72,14 +73,15 @@ def test_the_arbiter_lets_one_of_two_claims_pass() -> None:
     all_ = Registries(3, seed=4)
     a, b, c = all_.engines
     arbiter = all_.engines[c]
-    assert arbiter.reserve("boss", ProcessId(a, 1), now=0.0) is None
-    assert arbiter.reserve("boss", ProcessId(a, 1), now=1.0) is None
-    assert arbiter.reserve("boss", ProcessId(b, 2), now=1.0) == ProcessId(a, 1)
-    assert arbiter.reserve("boss", ProcessId(b, 2), now=12.0) is None
+    one, other = ProcessId(a, 1), ProcessId(b, 2)
+    assert arbiter.reserve("boss", one, 1, 0, now=0.0) is None
+    assert arbiter.reserve("boss", one, 2, 0, now=1.0) is None
+    assert arbiter.reserve("boss", other, 1, 0, now=1.0) == one
+    assert arbiter.reserve("boss", other, 2, 0, now=12.0) is None
     all_.register(b, "boss", 2)
     all_.run(1.0)
-    assert arbiter.reserve("boss", ProcessId(a, 1), now=100.0) == ProcessId(b, 2)
-    assert arbiter.reserve("boss", ProcessId(b, 2), now=100.0) is None
+    assert arbiter.reserve("boss", one, 3, 0, now=100.0) == other
+    assert arbiter.reserve("boss", other, 3, 1, now=100.0) is None
 
 
 def test_a_claim_that_came_to_nothing_holds_up_nobody() -> None:
@@ -88,20 +90,77 @@ def test_a_claim_that_came_to_nothing_holds_up_nobody() -> None:
     a, b, c = all_.engines
     arbiter = all_.engines[c]
     one, other = ProcessId(a, 1), ProcessId(b, 2)
-    assert arbiter.reserve("boss", one, now=0.0) is None
-    arbiter.release("boss", other)  # nobody else's to give up
-    assert arbiter.reserve("boss", other, now=0.0) == one
-    arbiter.release("boss", one)
-    assert arbiter.reserve("boss", other, now=0.0) is None
+    assert arbiter.reserve("boss", one, 1, 0, now=0.0) is None
+    arbiter.release("boss", other, 1)  # nobody else's to give up
+    assert arbiter.reserve("boss", other, 1, 0, now=0.0) == one
+    arbiter.release("boss", one, 1)
+    assert arbiter.reserve("boss", other, 2, 0, now=0.0) is None
     all_.register(b, "other", 1)
     all_.run(1.0)
     all_.register(b, "boss", 2)
     all_.engines[b].process_ended(2)
     all_.run(1.0)
-    assert arbiter.reserve("boss", one, now=1.0) is None
+    assert arbiter.reserve("boss", one, 2, 0, now=1.0) is None
     all_.crash(a)
     all_.run(1.0)
-    assert arbiter.reserve("boss", other, now=2.0) is None
+    assert arbiter.reserve("boss", other, 3, all_.engines[b].version, now=2.0) is None
+
+
+def test_a_claim_is_not_given_up_by_another_one_of_its_process() -> None:
+    """The first came to nothing, and to say so took longer than the second to be let pass."""
+    all_ = Registries(3, seed=4)
+    a, b, c = all_.engines
+    arbiter = all_.engines[c]
+    one, other = ProcessId(a, 1), ProcessId(b, 2)
+    assert arbiter.reserve("boss", one, 1, 0, now=0.0) is None
+    assert arbiter.reserve("boss", one, 2, 0, now=0.0) is None
+    arbiter.release("boss", one, 1)
+    assert arbiter.reserve("boss", other, 1, 0, now=0.0) == one
+    arbiter.release("boss", one, 2)
+    assert arbiter.reserve("boss", other, 2, 0, now=0.0) is None
+
+
+def test_a_claim_that_is_refused_is_given_up() -> None:
+    all_ = Registries(3, seed=4)
+    a, b, c = all_.engines
+    arbiter = all_.engines[c]
+    one, other = ProcessId(a, 1), ProcessId(b, 2)
+    assert arbiter.reserve("boss", one, 1, 0, now=0.0) is None
+    all_.register(b, "boss", 2)  # it was let pass by another arbiter
+    all_.run(1.0)
+    assert arbiter.reserve("boss", one, 1, 0, now=1.0) == other
+    all_.engines[b].process_ended(2)
+    all_.run(1.0)
+    assert arbiter.reserve("boss", other, 1, 2, now=2.0) is None
+
+
+def test_old_news_of_a_name_say_nothing_of_a_later_claim() -> None:
+    """A process gives a name up and claims it again, before the news of the former get there."""
+    all_ = Registries(3, seed=4)
+    a, b, c = all_.engines
+    arbiter = all_.engines[c]
+    one, other = ProcessId(a, 1), ProcessId(b, 2)
+    all_.register(a, "boss", 1)
+    all_.run(1.0)
+    all_.engines[a].unregister("boss")
+    version = all_.engines[a].version
+    assert arbiter.reserve("boss", one, 2, version, now=1.0) is None
+    all_.run(1.0)
+    assert arbiter.find("boss") is None
+    assert arbiter.reserve("boss", other, 1, 0, now=2.0) == one
+    all_.register(a, "boss", 1)
+    all_.engines[a].unregister("boss")
+    all_.run(1.0)
+    assert arbiter.reserve("boss", other, 2, 0, now=3.0) is None
+
+
+def test_what_one_process_claims_at_once_is_bounded() -> None:
+    all_ = Registries(2, seed=4)
+    a, _ = all_.engines
+    claims = all_.engines[a]._claims
+    for number in range(10 * CLAIMS_AT_ONCE):
+        assert claims.pass_one("boss", ProcessId(a, 1), number, 0, now=0.0) is None
+    assert len(claims._held["boss"].claims) == CLAIMS_AT_ONCE
 
 
 def test_a_name_goes_from_one_process_to_another_of_its_node() -> None:
