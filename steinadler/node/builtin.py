@@ -9,6 +9,7 @@ protocol of its own: credit, size limits, errors and cancellation are those of e
                  ("reserve", name, process, number, version)
                      -> None, or who has that name of the cluster
                  ("release", name, process, number) -> None: that claim came to nothing
+                 ("holds", name, number) -> whether that process of this node has that name
     $statistics  ("statistics", count) -> what `Node.statistics`, `connections`,
                  `processes(count)` and `stream_statistics(count)` tell, by name of the field,
                  and the node's clock
@@ -141,11 +142,13 @@ async def _names(me: Process, runtime: Runtime) -> None:
             ):
                 runtime.naming.registry.release(name, process, number)
                 call.reply(None)
+            case ("holds", str() as name, int() as number):
+                call.reply(runtime.naming.registry.holds(name, number))
             case _:
                 raise ConfigError(
-                    "$names understands ('whereis', name), ('whereis_global', name), and, of a "
-                    "process of the caller's node, ('reserve', name, process, number, version) "
-                    "and ('release', name, process, number)"
+                    "$names understands ('whereis', name), ('whereis_global', name), "
+                    "('holds', name, number) and, of a process of the caller's node, ('reserve', "
+                    "name, process, number, version) and ('release', name, process, number)"
                 )
 
     await _serve(me, answer)

@@ -4,6 +4,7 @@
     a change            --> news, in the next turn of the scheduler   --+
     now and then        --> compare, with one neighbour               --+--> links, as gossip
     a neighbour connects, a member goes --> what the engine makes of it +
+    NameContested       --> the other one's $names: does it have it?  ---> ours loses it
     NameLost            --> the process is told to exit, and events tell everybody
 
 What travels is dropped with a broken connection, as membership's gossip is: comparing finds it.
@@ -13,7 +14,7 @@ or make their queues grow.
 
 from __future__ import annotations
 
-import itertools
+import math
 import random
 import time
 from collections.abc import Callable
@@ -44,8 +45,16 @@ from steinadler.node.events import NameConflict as NameConflictEvent
 from steinadler.node.guard import Guard
 from steinadler.node.peering import Peering
 from steinadler.process.table import Processes
-from steinadler.registry import Effect, NameLost, NameSettled, Registry, Tell, refuse_for
-from steinadler.registry.claims import RESERVED_S
+from steinadler.registry import (
+    Effect,
+    NameContested,
+    NameLost,
+    NameSettled,
+    Registry,
+    Tell,
+    refuse_for,
+)
+from steinadler.registry.claims import RESERVED_S, Claim
 from steinadler.registry.messages import Summary, Want, decode, encode
 from steinadler.security.policy import Action
 from steinadler.transport.link import Link
@@ -55,6 +64,10 @@ from steinadler.wire.frames import FrameType
 COMPARE_INTERVAL_S = 2.0
 # A node that closes answers no more, and is a member for a moment yet; then it is asked again.
 GOING_S = 1.0
+# When halves merge, about so many names that both have it is asked at once.
+CONTESTS_AT_ONCE = 64
+# And of one that its holder has no more, until news of that have come.
+CONTEST_AGAIN_S = 0.5
 
 
 class Naming:
@@ -82,8 +95,9 @@ class Naming:
         self._rng = rng
         self._clock = clock
         self._changed = trio.Event()
-        self._claims = itertools.count(1)
         self._nursery: trio.Nursery | None = None  # while it runs
+        self._contested: set[str] = set()
+        self._contests = trio.CapacityLimiter(CONTESTS_AT_ONCE)
         self.registry = Registry(
             me,
             rng,
@@ -123,30 +137,36 @@ class Naming:
             raise ConfigError(f"{name!r}: names that begin with '$' belong to the runtime")
         self._guard.require_of_us(Action.REGISTER, name)
         self._peering.require_majority()
-        number = next(self._claims)
+        claim = self.registry.begin_claim(name, process)
         asked: set[str] = set()
         try:
-            await self._ask_arbiters(name, process, number, asked)
+            await self._ask_arbiters(claim, asked)
             self._require_ours(process)  # it may have ended meanwhile
             self._peering.require_majority()
             self.registry.register(name, process.number, int(self._clock() * 1_000_000))
         except BaseException:
             if self._nursery is not None:
-                self._nursery.start_soon(self._release, name, process, number, asked)
+                self._nursery.start_soon(self._release, claim, asked)
             raise
+        finally:
+            self.registry.end_claim(claim)
         self._changed.set()
 
-    async def _ask_arbiters(
-        self, name: str, process: ProcessId, number: int, asked: set[str]
-    ) -> None:
+    async def _ask_arbiters(self, claim: Claim, asked: set[str]) -> None:
         """Raise `NameConflict` when somebody has the name already, or is just about to."""
-        arbiter = ""
-        while arbiter != self._arbiter(name):  # another one would not know who was let pass
-            request = ("reserve", name, process, number, self.registry.version)
-            arbiter, found = await self._ask_arbiter(name, request, asked)
+        arbiter, until = "", -math.inf
+        while (
+            arbiter != self._arbiter(claim.name)  # another one would not know who was let pass
+            or claim.is_stale  # nor this one, perhaps
+            or trio.current_time() >= until  # the name is held for so long, and news take a moment
+        ):
+            self.registry.asks(claim)
+            until = trio.current_time() + RESERVED_S / 2
+            request = ("reserve", claim.name, claim.process, claim.number, claim.version)
+            arbiter, found = await self._ask_arbiter(claim.name, request, asked)
             if isinstance(found, ProcessId):
                 asked.discard(arbiter)  # which holds nothing for this claim
-                refuse_for(found, process, name)
+                refuse_for(found, claim.process, claim.name)
 
     async def _ask_arbiter(
         self, name: str, request: tuple[object, ...], asked: set[str]
@@ -167,15 +187,29 @@ class Naming:
                     while self._arbiter(name) == arbiter:
                         await self._peering.wait_for_change()
 
-    async def _release(
-        self, name: str, process: ProcessId, number: int, arbiters: set[str]
-    ) -> None:
+    async def _release(self, claim: Claim, arbiters: set[str]) -> None:
         """Tell those who may hold the name for a claim that came to nothing."""
-        request = ("release", name, process, number)
+        request = ("release", claim.name, claim.process, claim.number)
         with trio.move_on_after(RESERVED_S):
             for arbiter in arbiters:
                 with suppress(SteinadlerError):
                     await self._call(ProcessName("$names", arbiter), request)
+
+    async def _contest(self, name: str) -> None:
+        """Have a process of ours lose a name to whoever had it first, and has it: that it gave it
+        back may be news which others had before us, and let ours have it."""
+        try:
+            while (rival := self.registry.rival(name)) is not None:
+                request, holds = ("holds", name, rival.number), False
+                async with self._contests:
+                    with suppress(SteinadlerError):
+                        holds = await self._call(ProcessName("$names", rival.node.name), request)
+                if holds is True:
+                    self._carry_out(self.registry.lose(name, rival))
+                else:
+                    await trio.sleep(CONTEST_AGAIN_S)
+        finally:
+            self._contested.discard(name)
 
     def reserve(self, name: str, process: ProcessId, number: int, version: int) -> ProcessId | None:
         """As the arbiter: let `process` have the name, or say who has it (`Registry.reserve`).
@@ -277,6 +311,10 @@ class Naming:
                     if link is not None and link.connected:
                         link.session.gossip(encode(message), FrameType.REGISTRY)
                         link.flush()
+                case NameContested(name):
+                    if name not in self._contested and self._nursery is not None:
+                        self._contested.add(name)
+                        self._nursery.start_soon(self._contest, name)
                 case NameLost(name, number, winner):
                     self._changed.set()
                     process = self._processes.by_number(number)

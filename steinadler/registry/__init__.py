@@ -4,8 +4,17 @@
 `Registry` has what the members share: names that are unique in the cluster (N2), and groups (N3).
 """
 
-from steinadler.registry.effects import Effect, NameLost, NameSettled, Tell
+from steinadler.registry.effects import Effect, NameContested, NameLost, NameSettled, Tell
 from steinadler.registry.names import LocalNames
 from steinadler.registry.registry import Registry, refuse_for
 
-__all__ = ["Effect", "LocalNames", "NameLost", "NameSettled", "Registry", "Tell", "refuse_for"]
+__all__ = [
+    "Effect",
+    "LocalNames",
+    "NameContested",
+    "NameLost",
+    "NameSettled",
+    "Registry",
+    "Tell",
+    "refuse_for",
+]

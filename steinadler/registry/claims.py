@@ -1,12 +1,17 @@
-"""The arbiter's memory: which claims to a name it let pass and has not heard of since.
+"""Claims to names of the cluster: those of this node, and as the arbiter those of others.
+
+    claimer   ask --- name, process, number, version ---> let pass: the name is held    arbiter
+              register --- news ---------------------->  heard of, and held no more
+              or give up --- name, process, number --->  held no more
 
 Of two claims at the same time the first passes, and the name is held for its process until it turns
 up in the registry, is given up, or its node goes; at the latest after RESERVED_S, because a claimer
 may die between being let pass and saying that it gives up.
 
-A process may claim a name several times at once, and a name that it had a moment ago.  What is said
-of one claim says nothing of the others: a claim has a number, which only that one gives up, and the
-version that the entries of its node had when it was made, so that older news are not its own.
+A process may claim a name several times at once, and a name that it had a moment ago.  So a claim
+has a number, which it alone gives up, and the version that its node's entries had when it asked, so
+that older news say nothing of it.  Newer ones do, though they may be another's: a claimer whose
+node changed anything about the name since it asked asks again.
 """
 
 from __future__ import annotations
@@ -20,6 +25,18 @@ RESERVED_S = 10.0
 # Of one process to one name; the first of more are forgotten (X4).
 CLAIMS_AT_ONCE = 64
 _SWEEP_AT = 1024
+
+
+@dataclass(eq=False, slots=True)
+class Claim:
+    """One of this node's own, until it is known what becomes of it."""
+
+    name: str
+    process: ProcessId
+    number: int
+    # That of the node's own entries when it asked, and whether one for the name has changed since.
+    version: int = 0
+    is_stale: bool = True
 
 
 @dataclass(slots=True)

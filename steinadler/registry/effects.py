@@ -21,6 +21,17 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
+class NameContested:
+    """A process of this node has a name that somebody else's had first, as far as is known here.
+
+    Ask that one's node whether it has it still, for as long as there is a `Registry.rival`, and
+    have it lost (`Registry.lose`) when it says so.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class NameLost:
     """A process of this node has a name no more: `winner` had it first."""
 
@@ -38,4 +49,4 @@ class NameSettled:
     loser: ProcessId
 
 
-Effect: TypeAlias = Tell | NameLost | NameSettled
+Effect: TypeAlias = Tell | NameContested | NameLost | NameSettled

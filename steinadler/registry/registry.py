@@ -27,15 +27,16 @@ members two arbiters may let one claim pass each; the older one wins, as between
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Collection
 from typing import assert_never
 
 from steinadler.errors import NameConflict, RemoteProtocolError
 from steinadler.identity import NodeId, ProcessId
-from steinadler.registry.claims import Claims
+from steinadler.registry.claims import Claim, Claims
 from steinadler.registry.digests import Digests
-from steinadler.registry.effects import Effect, NameLost, NameSettled, Tell
+from steinadler.registry.effects import Effect, NameContested, NameLost, NameSettled, Tell
 from steinadler.registry.index import Index
 from steinadler.registry.messages import (
     MAX_VERSION,
@@ -94,6 +95,8 @@ class Registry:
         self._digests = Digests(self._replicas)
         self._pulls = Pulls()
         self._claims = Claims()
+        self._numbers = itertools.count(1)
+        self._claiming: dict[str, list[Claim]] = {}  # of our processes, by name
         self._quota = Quota(SUMMARIES_AT_ONCE, SUMMARIES_PER_S)
         self._names_of: dict[int, set[str]] = {}  # of our processes
         self._groups_of: dict[int, set[str]] = {}
@@ -130,6 +133,23 @@ class Registry:
         self._change(self._own, Removal(self._own.version + 1, name, 0), [])
         return held[0]
 
+    def holds(self, name: str, number: int) -> bool:
+        """Whether that process of this node has a name."""
+        return name in self._own.names and self._own.names[name][0] == number
+
+    def rival(self, name: str) -> ProcessId | None:
+        """Who has a name that a process of this node has too, and had it first."""
+        holder = self.find(name)
+        return holder if name in self._own.names and holder and holder.node != self._me else None
+
+    def lose(self, name: str, winner: ProcessId) -> list[Effect]:
+        """The node of `winner`, our rival, says that it has the name."""
+        if self.rival(name) != winner:
+            return []
+        loser = ProcessId(self._me, self._own.names[name][0])
+        self.unregister(name)
+        return [NameSettled(name, winner, loser), NameLost(name, loser.number, winner)]
+
     def join(self, group: str, number: int) -> bool:
         """Put a process of this node into a group; False when it is in it."""
         groups = self._groups_of.setdefault(number, set())
@@ -155,10 +175,21 @@ class Registry:
         for group in sorted(self._groups_of.pop(number, ())):
             self._change(self._own, Removal(self._own.version + 1, group, number), [])
 
-    @property
-    def version(self) -> int:
-        """That of this node's own entries, which each change raises."""
-        return self._own.version
+    def begin_claim(self, name: str, process: ProcessId) -> Claim:
+        """A process of this node wants a name: ask the arbiter (`Naming`), and end the claim."""
+        claim = Claim(name, process, next(self._numbers))
+        self._claiming.setdefault(name, []).append(claim)
+        return claim
+
+    def asks(self, claim: Claim) -> None:
+        """Now; what changes here from now on may be taken for what became of the claim."""
+        claim.version, claim.is_stale = self._own.version, False
+
+    def end_claim(self, claim: Claim) -> None:
+        """The name was registered, or will not be."""
+        self._claiming[claim.name].remove(claim)
+        if not self._claiming[claim.name]:
+            del self._claiming[claim.name]
 
     def reserve(
         self, name: str, claimer: ProcessId, number: int, version: int, now: float
@@ -431,6 +462,9 @@ class Registry:
         match entry:
             case NameEntry(version, name, _, _) | Removal(version, name, 0):
                 self._claims.heard_of(name, replica.origin, version)
+                if replica is self._own:
+                    for claim in self._claiming.get(name, ()):
+                        claim.is_stale = True
                 self._settle(name, replica.origin, effects)
             case GroupEntry(_, group, _) | Removal(_, group, _):
                 self._index.regroup(group, replica.origin)
@@ -442,10 +476,10 @@ class Registry:
             return
         winner, losers = contest
         for loser in losers:
-            effects.append(NameSettled(name, winner, loser))
             if loser.node == self._me:
-                self.unregister(name)
-                effects.append(NameLost(name, loser.number, winner))
+                effects.append(NameContested(name))
+            else:
+                effects.append(NameSettled(name, winner, loser))
 
 
 def refuse_for(holder: ProcessId, claimer: ProcessId, name: str) -> None:

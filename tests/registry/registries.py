@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 from steinadler.errors import NameConflict
 from steinadler.identity import NodeId, ProcessId
-from steinadler.registry import Effect, NameLost, NameSettled, Registry, Tell
+from steinadler.registry import Effect, NameContested, NameLost, NameSettled, Registry, Tell
 from steinadler.registry.messages import Message, decode, encode
 
 COMPARE_INTERVAL_S = 2.0
@@ -62,7 +62,7 @@ class Registries:
         self.engines[node] = Registry(node, rng, lambda: self.neighbours[node])
         self.up[node] = {node}
         self.neighbours[node] = []
-        self._at(self.rng.uniform(0, COMPARE_INTERVAL_S), lambda: self._compare(node))
+        self.at(self.rng.uniform(0, COMPARE_INTERVAL_S), lambda: self._compare(node))
 
     def crash(self, node: NodeId) -> None:
         del self.engines[node], self.up[node], self.neighbours[node]
@@ -83,7 +83,7 @@ class Registries:
 
     def _members_changed(self) -> None:
         for node in self.engines:
-            self._at(self.rng.uniform(0, self.lag_s), partial(self._look, node))
+            self.at(self.rng.uniform(0, self.lag_s), partial(self._look, node))
 
     def _look(self, node: NodeId) -> None:
         """Membership tells a node who is there."""
@@ -111,7 +111,8 @@ class Registries:
 
     # -- time ---------------------------------------------------------------------------------
 
-    def _at(self, after_s: float, event: Callable[[], None]) -> None:
+    def at(self, after_s: float, event: Callable[[], None]) -> None:
+        """Have something happen so much later."""
         self._number += 1
         heapq.heappush(self._events, (self.now + after_s, self._number, event))
 
@@ -136,7 +137,7 @@ class Registries:
         if node in self.engines:
             self.carry_out(node, self.engines[node].compare(self.now))
             interval = COMPARE_INTERVAL_S * self.rng.uniform(0.75, 1.25)
-            self._at(interval, lambda: self._compare(node))
+            self.at(interval, lambda: self._compare(node))
 
     # -- messages -----------------------------------------------------------------------------
 
@@ -149,6 +150,8 @@ class Registries:
             match effect:
                 case Tell(to, message):
                     self.send(node, to, message)
+                case NameContested(name):
+                    self._contest_later(node, name)
                 case NameLost():
                     self.lost.append((node, effect))
                 case NameSettled():
@@ -160,7 +163,21 @@ class Registries:
         self.bytes += len(data)
         if self.rng.random() >= self.loss:
             latency = self.rng.uniform(0, LATENCY_S)
-            self._at(latency, lambda: self._deliver(sender, to, data))
+            self.at(latency, lambda: self._deliver(sender, to, data))
+
+    def _contest_later(self, node: NodeId, name: str) -> None:
+        self.at(self.rng.uniform(0, 2 * LATENCY_S), partial(self._contest, node, name))
+
+    def _contest(self, node: NodeId, name: str) -> None:
+        """The other one's node is asked whether it has the name still."""
+        rival = self.engines[node].rival(name) if node in self.engines else None
+        if rival is None:
+            return
+        if self.reachable(node, rival.node) and self.engines[rival.node].holds(name, rival.number):
+            self.carry_out(node, self.engines[node].lose(name, rival))
+            self.carry_out(node, self.engines[node].news())
+        else:
+            self._contest_later(node, name)
 
     def _deliver(self, sender: NodeId, to: NodeId, data: bytes) -> None:
         # A message to or from somebody who is no member is as good as lost.

@@ -103,7 +103,7 @@ def test_a_claim_that_came_to_nothing_holds_up_nobody() -> None:
     assert arbiter.reserve("boss", one, 2, 0, now=1.0) is None
     all_.crash(a)
     all_.run(1.0)
-    assert arbiter.reserve("boss", other, 3, all_.engines[b].version, now=2.0) is None
+    assert arbiter.reserve("boss", other, 3, all_.engines[b]._own.version, now=2.0) is None
 
 
 def test_a_claim_is_not_given_up_by_another_one_of_its_process() -> None:
@@ -143,7 +143,7 @@ def test_old_news_of_a_name_say_nothing_of_a_later_claim() -> None:
     all_.register(a, "boss", 1)
     all_.run(1.0)
     all_.engines[a].unregister("boss")
-    version = all_.engines[a].version
+    version = all_.engines[a]._own.version
     assert arbiter.reserve("boss", one, 2, version, now=1.0) is None
     all_.run(1.0)
     assert arbiter.find("boss") is None
