@@ -230,6 +230,40 @@ async def test_halves_that_merge_leave_one_holder_and_tell_the_other(autojump_cl
         assert exit_.reason == f"NameConflict: the name 'boss' belongs to {first}"
 
 
+async def test_news_of_a_name_that_was_given_back_since_cost_nobody_that_name(
+    three: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N2: whoever has a name keeps it, however late it hears that somebody had it before."""
+    alice, bob, carol = three
+    naming, late = bob._runtime.naming, []
+    received = naming.received
+
+    def receive_late(link: Any, data: bytes) -> None:
+        if link.node == alice.id:
+            late.append((link, data))
+        else:
+            received(link, data)
+
+    former, holder = alice.spawn(echo), bob.spawn(echo)
+    with trio.fail_after(20), monkeypatch.context() as patch:
+        patch.setattr(naming, "received", receive_late)
+        await alice.register_global("boss", former)
+        await known([alice, carol], "boss")
+        heard = len(late)
+        alice.unregister_global("boss")
+        await until(lambda: not carol._runtime.naming.find("boss"))
+        await bob.register_global("boss", holder)
+        for link, data in late[:heard]:
+            received(link, data)
+        assert naming.find("boss") == former  # as far as bob knows, and so it asks
+        await until(lambda: naming._contests.statistics().borrowed_tokens)
+        await until(lambda: not naming._contests.statistics().borrowed_tokens)
+        for link, data in late[heard:]:
+            received(link, data)
+    await until(lambda: all(node._runtime.naming.find("boss") == holder for node in three))
+    assert await alice.call("boss@*", 1) == (holder, 1)
+
+
 async def test_what_one_member_of_a_group_cannot_take_the_others_get(nodes: Any) -> None:
     """One error, and no group of them: by a node's limits some do not get it, and all others do."""
     got: list[str] = []
