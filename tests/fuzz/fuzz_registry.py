@@ -70,8 +70,12 @@ def registry(data: bytes) -> None:
         assert set(engine._arriving) <= {NEAR, NEXT, FAR}
         assert sender == NEAR or engine._replicas[NEAR].names == before
         assert ProcessId(ME, 1) in engine.members_of("group")
-        if engine.find("ours") != ProcessId(ME, 1):  # somebody had it before
-            assert "ours" not in engine._own.names
+        rival = engine.rival("ours")  # who may say that it had the name before
+        if rival is not None:
+            assert rival == engine.find("ours") != ProcessId(ME, 1)
+            assert engine.lose("ours", rival)
+        assert engine.rival("ours") is None
+        assert engine.holds("ours", 1) == (engine.find("ours") == ProcessId(ME, 1))
     for node in (NEAR, NEXT, FAR):
         engine.member_down(node)
     assert len(engine) == len(engine._own)

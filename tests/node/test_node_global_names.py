@@ -158,7 +158,8 @@ async def test_a_group_is_all_that_joined_it(three: list[Node]) -> None:
         for process in workers[4:]:
             group.leave(process)
         alice.exit(workers[0])
-        await until(lambda: bob.group("workers").members() == workers[1:4])
+        for node in (bob, carol):
+            await until(lambda node=node: node.group("workers").members() == workers[1:4])
         assert await group.call_one("who") in workers[1:4]
         with pytest.raises(NoSuchProcess):
             carol.group("nobody").pick()
