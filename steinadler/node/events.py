@@ -50,6 +50,9 @@ class EventsLost:
 class NameConflict:
     """Two processes had one name of the cluster, and `winner` keeps it; `loser` was told to exit.
 
+    Where `loser` is another node's, that is what this node has heard: that a process took a name
+    may be heard before that another gave it back.
+
     The exception of the same name, in `steinadler.errors`, is what registering raises.
     """
 
