@@ -358,6 +358,8 @@ class Registry:
                 effects.append(_ask_back(origin, known.version, known.check))
             elif origin != sender and origin in neighbours:
                 effects.append(_ask_back(origin, version, check))
+                if version > known.version:  # then it is at hand, too, for what is missing here
+                    self._pulls.heard(Lead(origin, origin, version))
             elif version > known.version:
                 self._pulls.heard(Lead(origin, sender, version))
         return effects + self._versions(sender, more)
