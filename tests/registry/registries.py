@@ -203,6 +203,14 @@ class Registries:
 
     # -- what they hold -----------------------------------------------------------------------
 
+    def having(self, name: str) -> list[tuple[NodeId, int]]:
+        """Whose nodes say that they have a name."""
+        return [
+            (node, engine._own.names[name][0])
+            for node, engine in self.engines.items()
+            if name in engine._own.names
+        ]
+
     def views(self) -> set[tuple[object, ...]]:
         return {
             (
