@@ -9,7 +9,7 @@ protocol of its own: credit, size limits, errors and cancellation are those of e
                  ("reserve", name, process, number, version)
                      -> None, or who has that name of the cluster
                  ("release", name, process, number) -> None: that claim came to nothing
-                 ("holds", name, number) -> whether that process of this node has that name
+                 ("holds", claims), each (name, number, claimed) -> which are this node's, as bools
     $statistics  ("statistics", count) -> what `Node.statistics`, `connections`,
                  `processes(count)` and `stream_statistics(count)` tell, by name of the field,
                  and the node's clock
@@ -40,10 +40,12 @@ import trio
 
 from steinadler.entity import service as entity_service
 from steinadler.errors import ConfigError, NodeClosed, SteinadlerError
-from steinadler.identity import Address, ProcessId
+from steinadler.identity import Address, ProcessId, check_process_name
 from steinadler.node import relaying, trusting
+from steinadler.node.naming import CONTESTS_TOGETHER
 from steinadler.process import Call, Process
 from steinadler.process.exports import ProcessFunction
+from steinadler.registry.messages import MAX_VERSION
 from steinadler.security.policy import Action
 from steinadler.stream import service as stream_service
 from steinadler.transport.carrier import Via
@@ -131,27 +133,44 @@ async def _names(me: Process, runtime: Runtime) -> None:
             case (
                 "reserve",
                 str() as name,
-                ProcessId(node) as process,
+                ProcessId() as process,
                 int() as number,
                 int() as version,
-            ) if node == call.caller:
-                require(call.caller, Action.REGISTER, name)
-                call.reply(runtime.naming.reserve(name, process, number, version))
-            case ("release", str() as name, ProcessId(node) as process, int() as number) if (
-                node == call.caller
             ):
+                require(call.caller, Action.REGISTER, name)
+                _check_claim(call, name, process, number, version)
+                call.reply(runtime.naming.reserve(name, process, number, version))
+            case ("release", str() as name, ProcessId() as process, int() as number):
+                _check_claim(call, name, process, number)
                 runtime.naming.registry.release(name, process, number)
                 call.reply(None)
-            case ("holds", str() as name, int() as number):
-                call.reply(runtime.naming.registry.holds(name, number))
+            case ("holds", list() as claims) if len(claims) <= CONTESTS_TOGETHER:
+                call.reply([_holds(runtime, claim) for claim in claims])
             case _:
                 raise ConfigError(
-                    "$names understands ('whereis', name), ('whereis_global', name), "
-                    "('holds', name, number) and, of a process of the caller's node, ('reserve', "
-                    "name, process, number, version) and ('release', name, process, number)"
+                    "$names understands ('whereis', name), ('whereis_global', name), ('reserve', "
+                    "name, process, number, version), ('release', name, process, number) and "
+                    f"('holds', {CONTESTS_TOGETHER} claims at most)"
                 )
 
     await _serve(me, answer)
+
+
+def _check_claim(call: Call, name: str, process: ProcessId, *numbers: int) -> None:
+    """Raises `ConfigError` for a claim that no node would make: it is to be held (X4)."""
+    check_process_name(name)
+    if process.node != call.caller:
+        raise ConfigError(f"{process} is no process of the caller's node")
+    if not all(0 <= number <= MAX_VERSION for number in (process.number, *numbers)):
+        raise ConfigError(f"the numbers of a claim are from 0 to {MAX_VERSION}")
+
+
+def _holds(runtime: Runtime, claim: object) -> bool:
+    match claim:
+        case (str() as name, int() as number, int() as claimed_us):
+            return runtime.naming.registry.holds(name, number, claimed_us)
+        case _:
+            raise ConfigError("a claim is (name, number, claimed)")
 
 
 async def _statistics(me: Process, runtime: Runtime) -> None:

@@ -120,7 +120,8 @@ class Certifying:
         """
         authority = credentials.authority()
         if authority is None:
-            raise ConfigError("this node's home does not have the key of the authority")
+            name = self._peering.connections.identity.name
+            raise ConfigError(f"{name} does not have the key of the authority")
         identity = self._peering.connections.identity_of(caller)
         if identity is None:
             raise ConfigError(f"{caller} is not connected here by a certificate")

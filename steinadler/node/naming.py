@@ -4,7 +4,7 @@
     a change            --> news, in the next turn of the scheduler   --+
     now and then        --> compare, with one neighbour               --+--> links, as gossip
     a neighbour connects, a member goes --> what the engine makes of it +
-    NameContested       --> the other one's $names: does it have it?  ---> ours loses it
+    NameContested       --> the other's $names: does it hold it?  ---> ours loses it
     NameLost            --> the process is told to exit, and events tell everybody
 
 What travels is dropped with a broken connection, as membership's gossip is: comparing finds it.
@@ -14,7 +14,6 @@ or make their queues grow.
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable
@@ -55,6 +54,7 @@ from steinadler.registry import (
     refuse_for,
 )
 from steinadler.registry.claims import RESERVED_S, Claim
+from steinadler.registry.index import OlderClaim
 from steinadler.registry.messages import Summary, Want, decode, encode
 from steinadler.security.policy import Action
 from steinadler.transport.link import Link
@@ -64,10 +64,13 @@ from steinadler.wire.frames import FrameType
 COMPARE_INTERVAL_S = 2.0
 # A node that closes answers no more, and is a member for a moment yet; then it is asked again.
 GOING_S = 1.0
-# When halves merge, about so many names that both have it is asked at once.
-CONTESTS_AT_ONCE = 64
-# And of one that its holder has no more, until news of that have come.
+# When halves merge, whoever had names first is asked about so many at a time, so long; and again
+# after so long about those that it has no more, until news of that have come.
+CONTESTS_TOGETHER = 100
+CONTEST_PATIENCE_S = 5.0
 CONTEST_AGAIN_S = 0.5
+# Before the arbiter forgets it, the name is to be known.
+MARGIN_S = 2.0
 
 
 class Naming:
@@ -96,8 +99,7 @@ class Naming:
         self._clock = clock
         self._changed = trio.Event()
         self._nursery: trio.Nursery | None = None  # while it runs
-        self._contested: set[str] = set()
-        self._contests = trio.CapacityLimiter(CONTESTS_AT_ONCE)
+        self._rivals: set[NodeId] = set()  # who is being asked whether names are theirs
         self.registry = Registry(
             me,
             rng,
@@ -145,7 +147,7 @@ class Naming:
             self._peering.require_majority()
             self.registry.register(name, process.number, int(self._clock() * 1_000_000))
         except BaseException:
-            if self._nursery is not None:
+            if asked and self._nursery is not None:
                 self._nursery.start_soon(self._release, claim, asked)
             raise
         finally:
@@ -154,14 +156,14 @@ class Naming:
 
     async def _ask_arbiters(self, claim: Claim, asked: set[str]) -> None:
         """Raise `NameConflict` when somebody has the name already, or is just about to."""
-        arbiter, until = "", -math.inf
+        arbiter, until = "", 0.0
         while (
             arbiter != self._arbiter(claim.name)  # another one would not know who was let pass
             or claim.is_stale  # nor this one, perhaps
-            or trio.current_time() >= until  # the name is held for so long, and news take a moment
+            or trio.current_time() >= until
         ):
             self.registry.asks(claim)
-            until = trio.current_time() + RESERVED_S / 2
+            until = trio.current_time() + RESERVED_S - MARGIN_S
             request = ("reserve", claim.name, claim.process, claim.number, claim.version)
             arbiter, found = await self._ask_arbiter(claim.name, request, asked)
             if isinstance(found, ProcessId):
@@ -195,21 +197,29 @@ class Naming:
                 with suppress(SteinadlerError):
                     await self._call(ProcessName("$names", arbiter), request)
 
-    async def _contest(self, name: str) -> None:
-        """Have a process of ours lose a name to whoever had it first, and has it: that it gave it
-        back may be news which others had before us, and let ours have it."""
+    async def _contest(self, rival: NodeId) -> None:
+        """Have processes of ours lose names to whoever had them first, and has them: that it gave
+        one back may be news which others had before us, and let ours have it."""
         try:
-            while (rival := self.registry.rival(name)) is not None:
-                request, holds = ("holds", name, rival.number), False
-                async with self._contests:
-                    with suppress(SteinadlerError):
-                        holds = await self._call(ProcessName("$names", rival.node.name), request)
-                if holds is True:
-                    self._carry_out(self.registry.lose(name, rival))
-                else:
+            while claims := self.registry.older_claims(rival):
+                asked = self._rng.sample(claims, min(len(claims), CONTESTS_TOGETHER))
+                held = await self._ask_which_it_holds(rival, asked)
+                for claim in held:
+                    self._carry_out(self.registry.lose(rival, claim))
+                if not held:
                     await trio.sleep(CONTEST_AGAIN_S)
         finally:
-            self._contested.discard(name)
+            self._rivals.discard(rival)
+
+    async def _ask_which_it_holds(
+        self, rival: NodeId, claims: list[OlderClaim]
+    ) -> list[OlderClaim]:
+        held: object = None
+        with trio.move_on_after(CONTEST_PATIENCE_S), suppress(SteinadlerError):
+            held = await self._call(ProcessName("$names", rival.name), ("holds", claims))
+        if not isinstance(held, list) or len(held) != len(claims):
+            return []
+        return [claim for claim, is_so in zip(claims, held, strict=True) if is_so is True]
 
     def reserve(self, name: str, process: ProcessId, number: int, version: int) -> ProcessId | None:
         """As the arbiter: let `process` have the name, or say who has it (`Registry.reserve`).
@@ -311,10 +321,10 @@ class Naming:
                     if link is not None and link.connected:
                         link.session.gossip(encode(message), FrameType.REGISTRY)
                         link.flush()
-                case NameContested(name):
-                    if name not in self._contested and self._nursery is not None:
-                        self._contested.add(name)
-                        self._nursery.start_soon(self._contest, name)
+                case NameContested(node):
+                    if node not in self._rivals and self._nursery is not None:
+                        self._rivals.add(node)
+                        self._nursery.start_soon(self._contest, node)
                 case NameLost(name, number, winner):
                     self._changed.set()
                     process = self._processes.by_number(number)

@@ -22,9 +22,10 @@ from steinadler.identity import NodeId, ProcessId
 
 # News of a name takes less than that through a thousand nodes, comparing included.
 RESERVED_S = 10.0
-# Of one process to one name; the first of more are forgotten (X4).
+# Names that are held for one node, and claims of one process to one name; the first of more are
+# forgotten (X4).
+MAX_HELD = 10_000
 CLAIMS_AT_ONCE = 64
-_SWEEP_AT = 1024
 
 
 @dataclass(eq=False, slots=True)
@@ -44,8 +45,7 @@ class _Held:
     """A name is held for a process, until that time by the arbiter's clock."""
 
     process: ProcessId
-    claims: set[int]
-    version: int
+    versions: dict[int, int]  # of its claims, by number
     until: float
 
 
@@ -54,39 +54,52 @@ class Claims:
 
     def __init__(self) -> None:
         self._held: dict[str, _Held] = {}
+        self._names_of: dict[NodeId, dict[str, None]] = {}  # the one let pass last comes last
+
+    def __len__(self) -> int:
+        return len(self._held)
 
     def pass_one(
         self, name: str, claimer: ProcessId, number: int, version: int, now: float
     ) -> ProcessId | None:
         """Let a claim pass (None), or say for whom the name is held."""
         held = self._held.get(name)
-        if held is None or now >= held.until:
-            if len(self._held) > _SWEEP_AT:
-                self._held = {name: held for name, held in self._held.items() if now < held.until}
-            held = self._held[name] = _Held(claimer, set(), version, 0.0)
-        elif held.process != claimer:
+        if held is not None and held.process != claimer and now < held.until:
             return held.process
-        held.claims.add(number)
-        if len(held.claims) > CLAIMS_AT_ONCE:
-            held.claims.discard(min(held.claims))
-        held.version = max(held.version, version)
-        held.until = now + RESERVED_S
+        versions = {} if held is None or now >= held.until else held.versions
+        self._drop(name)
+        versions[number] = version
+        if len(versions) > CLAIMS_AT_ONCE:
+            del versions[min(versions)]
+        names = self._names_of.setdefault(claimer.node, {})
+        if len(names) >= MAX_HELD:
+            self._drop(next(iter(names)))
+        names[name] = None
+        self._held[name] = _Held(claimer, versions, now + RESERVED_S)
         return None
 
     def give_up(self, name: str, claimer: ProcessId, number: int) -> None:
         """That claim comes to nothing."""
         held = self._held.get(name)
         if held is not None and held.process == claimer:
-            held.claims.discard(number)
-            if not held.claims:
-                del self._held[name]
+            held.versions.pop(number, None)
+            if not held.versions:
+                self._drop(name)
 
     def heard_of(self, name: str, node: NodeId, version: int) -> None:
-        """That became of the name at a node: what was let pass before has arrived, or is over."""
+        """That became of the name at a node: claims of before have arrived, or ask again."""
         held = self._held.get(name)
-        if held is not None and held.process.node == node and version > held.version:
-            del self._held[name]
+        if held is not None and held.process.node == node:
+            held.versions = {n: asked for n, asked in held.versions.items() if asked >= version}
+            if not held.versions:
+                self._drop(name)
 
     def node_gone(self, node: NodeId) -> None:
         """Nobody there takes a name any more."""
-        self._held = {name: held for name, held in self._held.items() if held.process.node != node}
+        for name in self._names_of.pop(node, {}):
+            del self._held[name]
+
+    def _drop(self, name: str) -> None:
+        held = self._held.pop(name, None)
+        if held is not None:
+            del self._names_of[held.process.node][name]

@@ -22,13 +22,13 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class NameContested:
-    """A process of this node has a name that somebody else's had first, as far as is known here.
+    """A name of this node is one of `node` too, and was so first, as far as is known here.
 
-    Ask that one's node whether it has it still, for as long as there is a `Registry.rival`, and
-    have it lost (`Registry.lose`) when it says so.
+    Ask that node, for as long as there are `Registry.older_claims` of it, and have a name lost
+    (`Registry.lose`) when it says that it holds it by that claim.
     """
 
-    name: str
+    node: NodeId
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,13 @@ others, because replicas are compared whole, and count for nothing here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 from steinadler.identity import NodeId, ProcessId
 from steinadler.registry.replica import Replica
+
+# A name, the number of its process, and when it was claimed.
+OlderClaim: TypeAlias = tuple[str, int, int]
 
 
 class Index:
@@ -90,6 +94,19 @@ class Index:
         if not others or changed not in claims:
             return None
         return self._process(first, name), [self._process(node, name) for node in others]
+
+    def older_claim(self, name: str, node: NodeId, than: NodeId) -> OlderClaim | None:
+        """By which claim `node` has a name before `than`, which has it too."""
+        if not {node, than} <= self._contested.get(name, set()):
+            return None
+        number, claimed_us, _ = self._replicas[node].names[name]
+        is_older = self._claim(node, name) < self._claim(than, name)
+        return (name, number, claimed_us) if is_older else None
+
+    def older_claims(self, node: NodeId, than: NodeId) -> list[OlderClaim]:
+        """All of those."""
+        found = (self.older_claim(name, node, than) for name in self._contested)
+        return [claim for claim in found if claim is not None]
 
     def _has(self, node: NodeId, name: str) -> bool:
         replica = self._replicas.get(node)

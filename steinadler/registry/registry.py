@@ -37,7 +37,7 @@ from steinadler.identity import NodeId, ProcessId
 from steinadler.registry.claims import Claim, Claims
 from steinadler.registry.digests import Digests
 from steinadler.registry.effects import Effect, NameContested, NameLost, NameSettled, Tell
-from steinadler.registry.index import Index
+from steinadler.registry.index import Index, OlderClaim
 from steinadler.registry.messages import (
     MAX_VERSION,
     VERSIONS_TOGETHER,
@@ -133,20 +133,20 @@ class Registry:
         self._change(self._own, Removal(self._own.version + 1, name, 0), [])
         return held[0]
 
-    def holds(self, name: str, number: int) -> bool:
-        """Whether that process of this node has a name."""
-        return name in self._own.names and self._own.names[name][0] == number
+    def holds(self, name: str, number: int, claimed_us: int) -> bool:
+        """Whether that process of this node has a name, by that claim."""
+        return self._own.names.get(name, ())[:2] == (number, claimed_us)
 
-    def rival(self, name: str) -> ProcessId | None:
-        """Who has a name that a process of this node has too, and had it first."""
-        holder = self.find(name)
-        return holder if name in self._own.names and holder and holder.node != self._me else None
+    def older_claims(self, node: NodeId) -> list[OlderClaim]:
+        """By which claims that node has names which processes of this one have too, but later."""
+        return self._index.older_claims(node, self._me)
 
-    def lose(self, name: str, winner: ProcessId) -> list[Effect]:
-        """The node of `winner`, our rival, says that it has the name."""
-        if self.rival(name) != winner:
+    def lose(self, node: NodeId, claim: OlderClaim) -> list[Effect]:
+        """That node says that it holds a name by an older claim."""
+        name, number, _ = claim
+        if self._index.older_claim(name, node, self._me) != claim:
             return []
-        loser = ProcessId(self._me, self._own.names[name][0])
+        winner, loser = ProcessId(node, number), ProcessId(self._me, self._own.names[name][0])
         self.unregister(name)
         return [NameSettled(name, winner, loser), NameLost(name, loser.number, winner)]
 
@@ -477,9 +477,10 @@ class Registry:
         if contest is None:
             return
         winner, losers = contest
-        for loser in losers:
+        for older, loser in enumerate(losers):
             if loser.node == self._me:
-                effects.append(NameContested(name))
+                rivals = (winner, *losers[:older])
+                effects += [NameContested(rival.node) for rival in rivals]
             else:
                 effects.append(NameSettled(name, winner, loser))
 

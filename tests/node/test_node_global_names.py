@@ -22,6 +22,7 @@ from steinadler import (
     Process,
     ProcessId,
     ProcessName,
+    RemoteError,
 )
 
 
@@ -123,6 +124,27 @@ async def test_what_cannot_be_registered(three: list[Node]) -> None:
             await bob.register_global("boss", process)
         with pytest.raises(ConfigError):
             alice.group("").join(process)
+
+
+async def test_claims_that_no_node_would_make_are_refused(three: list[Node]) -> None:
+    """X4: what an arbiter holds for others is bounded, and only whoever claims is heard."""
+    alice, bob, carol = three
+    ours, theirs = alice.spawn(echo), carol.spawn(echo)
+    with trio.fail_after(10):
+        for request, complaint in (
+            (("reserve", "boss", ours, 2**70, 0), "from 0 to"),
+            (("reserve", "boss", ours, 1, -1), "from 0 to"),
+            (("reserve", "b" * 300, ours, 1, 0), "name"),
+            (("reserve", "boss", theirs, 1, 0), "caller's node"),
+            (("release", "boss", theirs, 1), "caller's node"),
+            (("release", "boss", ours, "1"), "understands"),
+            (("holds", [("boss", 1)]), "a claim is"),
+            (("holds", [("boss", 1, 1)] * 101), "understands"),
+        ):
+            with pytest.raises(RemoteError, match=complaint):
+                await alice.call("$names@bob", request)
+        assert await alice.call("$names@bob", ("holds", [("boss", 1, 1)])) == [False]
+    assert not bob._runtime.naming.registry._claims
 
 
 async def test_a_group_is_all_that_joined_it(three: list[Node]) -> None:
@@ -245,9 +267,18 @@ async def test_news_of_a_name_that_was_given_back_since_cost_nobody_that_name(
         else:
             received(link, data)
 
+    answers: list[bool] = []
+    registry = alice._runtime.naming.registry
+    holds = registry.holds
+
+    def hold(*claim: Any) -> bool:
+        answers.append(holds(*claim))
+        return answers[-1]
+
     former, holder = alice.spawn(echo), bob.spawn(echo)
     with trio.fail_after(20), monkeypatch.context() as patch:
         patch.setattr(naming, "received", receive_late)
+        patch.setattr(registry, "holds", hold)
         await alice.register_global("boss", former)
         await known([alice, carol], "boss")
         heard = len(late)
@@ -257,8 +288,8 @@ async def test_news_of_a_name_that_was_given_back_since_cost_nobody_that_name(
         for link, data in late[:heard]:
             received(link, data)
         assert naming.find("boss") == former  # as far as bob knows, and so it asks
-        await until(lambda: naming._contests.statistics().borrowed_tokens)
-        await until(lambda: not naming._contests.statistics().borrowed_tokens)
+        await until(lambda: answers)
+        assert not any(answers)
         for link, data in late[heard:]:
             received(link, data)
     await until(lambda: all(node._runtime.naming.find("boss") == holder for node in three))

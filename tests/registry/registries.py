@@ -150,8 +150,8 @@ class Registries:
             match effect:
                 case Tell(to, message):
                     self.send(node, to, message)
-                case NameContested(name):
-                    self._contest_later(node, name)
+                case NameContested(rival):
+                    self._contest_later(node, rival)
                 case NameLost():
                     self.lost.append((node, effect))
                 case NameSettled():
@@ -165,19 +165,19 @@ class Registries:
             latency = self.rng.uniform(0, LATENCY_S)
             self.at(latency, lambda: self._deliver(sender, to, data))
 
-    def _contest_later(self, node: NodeId, name: str) -> None:
-        self.at(self.rng.uniform(0, 2 * LATENCY_S), partial(self._contest, node, name))
+    def _contest_later(self, node: NodeId, rival: NodeId) -> None:
+        self.at(self.rng.uniform(0, 2 * LATENCY_S), partial(self._contest, node, rival))
 
-    def _contest(self, node: NodeId, name: str) -> None:
-        """The other one's node is asked whether it has the name still."""
-        rival = self.engines[node].rival(name) if node in self.engines else None
-        if rival is None:
+    def _contest(self, node: NodeId, rival: NodeId) -> None:
+        """The other one is asked whether it holds its names still."""
+        if node not in self.engines:
             return
-        if self.reachable(node, rival.node) and self.engines[rival.node].holds(name, rival.number):
-            self.carry_out(node, self.engines[node].lose(name, rival))
-            self.carry_out(node, self.engines[node].news())
-        else:
-            self._contest_later(node, name)
+        for claim in (claims := self.engines[node].older_claims(rival)):
+            if self.reachable(node, rival) and self.engines[rival].holds(*claim):
+                self.carry_out(node, self.engines[node].lose(rival, claim))
+                self.carry_out(node, self.engines[node].news())
+        if claims:
+            self._contest_later(node, rival)
 
     def _deliver(self, sender: NodeId, to: NodeId, data: bytes) -> None:
         # A message to or from somebody who is no member is as good as lost.

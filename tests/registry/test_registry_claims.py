@@ -133,7 +133,7 @@ class Claimers:
         ask()
 
     def give_back(self, process: ProcessId, name: str) -> None:
-        if self.all_.engines[process.node].holds(name, process.number):
+        if (process.node, process.number) in self.all_.having(name):
             self.all_.engines[process.node].unregister(name)
             self.all_.tell_news()
 

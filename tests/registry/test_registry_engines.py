@@ -8,7 +8,7 @@ from registries import Registries
 from steinadler.errors import NameConflict
 from steinadler.identity import NodeId, ProcessId
 from steinadler.registry import NameLost
-from steinadler.registry.claims import CLAIMS_AT_ONCE
+from steinadler.registry.claims import CLAIMS_AT_ONCE, MAX_HELD
 from steinadler.registry.messages import NameEntry, Update
 
 
@@ -154,13 +154,20 @@ def test_old_news_of_a_name_say_nothing_of_a_later_claim() -> None:
     assert arbiter.reserve("boss", other, 2, 0, now=3.0) is None
 
 
-def test_what_one_process_claims_at_once_is_bounded() -> None:
+def test_what_one_node_claims_at_once_is_bounded() -> None:
     all_ = Registries(2, seed=4)
-    a, _ = all_.engines
+    a, b = all_.engines
     claims = all_.engines[a]._claims
     for number in range(10 * CLAIMS_AT_ONCE):
         assert claims.pass_one("boss", ProcessId(a, 1), number, 0, now=0.0) is None
-    assert len(claims._held["boss"].claims) == CLAIMS_AT_ONCE
+    assert len(claims._held["boss"].versions) == CLAIMS_AT_ONCE
+    for number in range(MAX_HELD + 10):
+        assert claims.pass_one(f"boss {number}", ProcessId(a, 1), 1, 0, now=0.0) is None
+    assert len(claims) == MAX_HELD
+    assert claims.pass_one("boss 9", ProcessId(b, 1), 1, 0, now=0.0) is None  # forgotten
+    assert claims.pass_one("boss 99", ProcessId(b, 1), 1, 0, now=0.0) == ProcessId(a, 1)
+    claims.node_gone(a)
+    assert len(claims) == 1
 
 
 def test_a_name_goes_from_one_process_to_another_of_its_node() -> None:
