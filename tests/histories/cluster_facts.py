@@ -125,8 +125,9 @@ class Facts:
         return [span.end for span in self.spans(node, member) if span.end < math.inf]
 
     def lost_sight(self, node: str, member: str, begin: float, end: float) -> bool:
-        """Whether `node` reported `member` down then, or did not hold it to begin with."""
-        return not self.holds(node, member, begin) or any(
+        """Whether `node` reported `member` down then, or did not hold it to begin with: it may
+        report it up in the same moment, and a little later."""
+        return not any(span.begin < begin <= span.end for span in self.spans(node, member)) or any(
             begin <= at <= end for at in self.lost_at(node, member)
         )
 

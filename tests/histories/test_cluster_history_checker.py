@@ -86,6 +86,9 @@ GOOD: list[Line] = [
     line("start", 9.0, node=B2),
     line("spawned", 9.0, process=NEW_BOB, traps=True),
     line("fault", 9.0, kind="heal", target="crash b"),
+    # In the moment in which its node comes to be known.
+    line("asked", 9.1, process=ANNE, op="c3", to=NEW_BOB),
+    line("failed", 9.1, process=ANNE, op="c3", error="NodeDown"),
     line("up", 9.1, node=A, member=B2),
     line("up", 9.1, node=B2, member=A),
     line("healed", 9.1),
