@@ -124,7 +124,7 @@ _command(
     "whole nodes on a simulated network",
     "100,300,1000",
     overlay_nodes.run,
-    "Whole nodes.  A thousand take half an hour of CPU, and 2 GB.",
+    "Whole nodes.  A thousand take three quarters of an hour of CPU, and 4 GB.",
 )
 _command(
     "engines",
