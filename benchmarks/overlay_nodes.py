@@ -31,7 +31,7 @@ BATCH_INTERVAL_S = 0.1
 DIAL = DialSettings(link_idle_s=3.0)
 SETTLE_S = 5.0
 # Looked at for so long at a time, until the bytes of one look are those of the one before, about:
-# the news of a thousand that joined at once ride on probes for three quarters of a minute.
+# the news of a thousand that joined at once ride on probes for a quarter of a minute.
 REST_S = 2.5
 AT_REST = 0.95
 LIMIT_S = 30.0

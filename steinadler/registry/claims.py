@@ -72,9 +72,9 @@ class Claims:
         if len(versions) > CLAIMS_AT_ONCE:
             del versions[min(versions)]
         names = self._names_of.setdefault(claimer.node, {})
-        if len(names) >= MAX_HELD:
-            self._drop(next(iter(names)))
         names[name] = None
+        if len(names) > MAX_HELD:
+            self._drop(next(iter(names)))
         self._held[name] = _Held(claimer, versions, now + RESERVED_S)
         return None
 
@@ -94,6 +94,11 @@ class Claims:
             if not held.versions:
                 self._drop(name)
 
+    def expire(self, now: float) -> None:
+        """What was held for too long is held no more, also for whoever never was a member."""
+        for name in [name for name, held in self._held.items() if now >= held.until]:
+            self._drop(name)
+
     def node_gone(self, node: NodeId) -> None:
         """Nobody there takes a name any more."""
         for name in self._names_of.pop(node, {}):
@@ -102,4 +107,7 @@ class Claims:
     def _drop(self, name: str) -> None:
         held = self._held.pop(name, None)
         if held is not None:
-            del self._names_of[held.process.node][name]
+            names = self._names_of[held.process.node]
+            del names[name]
+            if not names:
+                del self._names_of[held.process.node]

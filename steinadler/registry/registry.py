@@ -268,6 +268,7 @@ class Registry:
     def compare(self, now: float) -> list[Effect]:
         """Ask one neighbour at random whether it holds the same."""
         self._pulls.expire(now)
+        self._claims.expire(now)
         self._give_up_waiting()
         effects: list[Effect] = []
         others = list(self._neighbours())

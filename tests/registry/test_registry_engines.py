@@ -7,7 +7,7 @@ from registries import Registries
 
 from steinadler.errors import NameConflict
 from steinadler.identity import NodeId, ProcessId
-from steinadler.registry import NameLost
+from steinadler.registry import NameLost, Registry
 from steinadler.registry.claims import CLAIMS_AT_ONCE, MAX_HELD
 from steinadler.registry.messages import NameEntry, Update
 
@@ -69,16 +69,20 @@ def test_two_halves_that_merge_pick_the_same_winner_and_tell_the_loser() -> None
     assert all_.holders("boss") == {None}
 
 
-def test_the_arbiter_lets_one_of_two_claims_pass() -> None:
+def claimed_from() -> tuple[Registries, Registry, ProcessId, ProcessId]:
+    """Three nodes: an arbiter, and two whose processes claim a name of it."""
     all_ = Registries(3, seed=4)
     a, b, c = all_.engines
-    arbiter = all_.engines[c]
-    one, other = ProcessId(a, 1), ProcessId(b, 2)
+    return all_, all_.engines[c], ProcessId(a, 1), ProcessId(b, 2)
+
+
+def test_the_arbiter_lets_one_of_two_claims_pass() -> None:
+    all_, arbiter, one, other = claimed_from()
     assert arbiter.reserve("boss", one, 1, 0, now=0.0) is None
     assert arbiter.reserve("boss", one, 2, 0, now=1.0) is None
     assert arbiter.reserve("boss", other, 1, 0, now=1.0) == one
     assert arbiter.reserve("boss", other, 2, 0, now=12.0) is None
-    all_.register(b, "boss", 2)
+    all_.register(other.node, "boss", 2)
     all_.run(1.0)
     assert arbiter.reserve("boss", one, 3, 0, now=100.0) == other
     assert arbiter.reserve("boss", other, 3, 1, now=100.0) is None
@@ -86,32 +90,26 @@ def test_the_arbiter_lets_one_of_two_claims_pass() -> None:
 
 def test_a_claim_that_came_to_nothing_holds_up_nobody() -> None:
     """Given up, or its node gone, or the name registered and gone again: the next one passes."""
-    all_ = Registries(3, seed=4)
-    a, b, c = all_.engines
-    arbiter = all_.engines[c]
-    one, other = ProcessId(a, 1), ProcessId(b, 2)
+    all_, arbiter, one, other = claimed_from()
     assert arbiter.reserve("boss", one, 1, 0, now=0.0) is None
     arbiter.release("boss", other, 1)  # nobody else's to give up
     assert arbiter.reserve("boss", other, 1, 0, now=0.0) == one
     arbiter.release("boss", one, 1)
     assert arbiter.reserve("boss", other, 2, 0, now=0.0) is None
-    all_.register(b, "other", 1)
+    all_.register(other.node, "other", 1)
     all_.run(1.0)
-    all_.register(b, "boss", 2)
-    all_.engines[b].process_ended(2)
+    all_.register(other.node, "boss", 2)
+    all_.engines[other.node].process_ended(2)
     all_.run(1.0)
     assert arbiter.reserve("boss", one, 2, 0, now=1.0) is None
-    all_.crash(a)
+    all_.crash(one.node)
     all_.run(1.0)
-    assert arbiter.reserve("boss", other, 3, all_.engines[b]._own.version, now=2.0) is None
+    assert arbiter.reserve("boss", other, 3, all_.engines[other.node]._own.version, now=2.0) is None
 
 
 def test_a_claim_is_not_given_up_by_another_one_of_its_process() -> None:
     """The first came to nothing, and to say so took longer than the second to be let pass."""
-    all_ = Registries(3, seed=4)
-    a, b, c = all_.engines
-    arbiter = all_.engines[c]
-    one, other = ProcessId(a, 1), ProcessId(b, 2)
+    _, arbiter, one, other = claimed_from()
     assert arbiter.reserve("boss", one, 1, 0, now=0.0) is None
     assert arbiter.reserve("boss", one, 2, 0, now=0.0) is None
     arbiter.release("boss", one, 1)
@@ -121,35 +119,29 @@ def test_a_claim_is_not_given_up_by_another_one_of_its_process() -> None:
 
 
 def test_a_claim_that_is_refused_is_given_up() -> None:
-    all_ = Registries(3, seed=4)
-    a, b, c = all_.engines
-    arbiter = all_.engines[c]
-    one, other = ProcessId(a, 1), ProcessId(b, 2)
+    all_, arbiter, one, other = claimed_from()
     assert arbiter.reserve("boss", one, 1, 0, now=0.0) is None
-    all_.register(b, "boss", 2)  # it was let pass by another arbiter
+    all_.register(other.node, "boss", 2)  # it was let pass by another arbiter
     all_.run(1.0)
     assert arbiter.reserve("boss", one, 1, 0, now=1.0) == other
-    all_.engines[b].process_ended(2)
+    all_.engines[other.node].process_ended(2)
     all_.run(1.0)
     assert arbiter.reserve("boss", other, 1, 2, now=2.0) is None
 
 
 def test_old_news_of_a_name_say_nothing_of_a_later_claim() -> None:
     """A process gives a name up and claims it again, before the news of the former get there."""
-    all_ = Registries(3, seed=4)
-    a, b, c = all_.engines
-    arbiter = all_.engines[c]
-    one, other = ProcessId(a, 1), ProcessId(b, 2)
-    all_.register(a, "boss", 1)
+    all_, arbiter, one, other = claimed_from()
+    all_.register(one.node, "boss", 1)
     all_.run(1.0)
-    all_.engines[a].unregister("boss")
-    version = all_.engines[a]._own.version
+    all_.engines[one.node].unregister("boss")
+    version = all_.engines[one.node]._own.version
     assert arbiter.reserve("boss", one, 2, version, now=1.0) is None
     all_.run(1.0)
     assert arbiter.find("boss") is None
     assert arbiter.reserve("boss", other, 1, 0, now=2.0) == one
-    all_.register(a, "boss", 1)
-    all_.engines[a].unregister("boss")
+    all_.register(one.node, "boss", 1)
+    all_.engines[one.node].unregister("boss")
     all_.run(1.0)
     assert arbiter.reserve("boss", other, 2, 0, now=3.0) is None
 
@@ -168,6 +160,9 @@ def test_what_one_node_claims_at_once_is_bounded() -> None:
     assert claims.pass_one("boss 99", ProcessId(b, 1), 1, 0, now=0.0) == ProcessId(a, 1)
     claims.node_gone(a)
     assert len(claims) == 1
+    claims.expire(100.0)
+    assert not claims
+    assert not claims._names_of
 
 
 def test_a_name_goes_from_one_process_to_another_of_its_node() -> None:
