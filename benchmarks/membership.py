@@ -1,7 +1,7 @@
 """How soon the dead are noticed, and how often the living are taken for dead.
 
     python -m benchmarks.membership kill|stop|pause [--runs N] [--json FILE]
-    python -m benchmarks.membership starve [--seconds S] [--plain] [--json FILE]
+    python -m benchmarks.membership starve [--seconds S] [--hogs N] [--plain] [--json FILE]
 
 Every member is a process of its own, which prints what `Node.events()` tells it, with the time of
 the machine's monotonic clock, which all processes share.  They find each other by the runtime
@@ -12,10 +12,11 @@ folder and talk over loopback, with mutual TLS as always, at default settings.
 declared down at all (S1, S2).
 
 **starve**: sixteen members; eight share one core, at the lowest priority, with eight processes that
-do nothing but use it, and eight have what is left of the other core.  A *false positive* is a
-`NodeDown` about one of the second eight, anywhere; those at the second eight are counted apart,
-because a node that is starved may find others silent and be right as far as it can see.  `--plain`
-does the same without Lifeguard (`MembershipSettings.local_health`).  Linux only, two cores.
+do nothing but use it (`--hogs` for more), and eight have what is left of the other core.  A *false
+positive* is a `NodeDown` about one of the second eight, anywhere; those at the second eight are
+counted apart, because a node that is starved may find others silent and be right as far as it can
+see.  `--plain` does the same without Lifeguard (`MembershipSettings.local_health`).  Linux only, on
+two cores.
 """
 
 from __future__ import annotations
@@ -49,7 +50,6 @@ DOWN_LIMIT_S = 15.0
 PAUSE_S = 1.5
 # How long after a pause a wrong verdict could still come.
 AFTERMATH_S = 2.5
-HOGS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ async def pause(runs: int) -> dict[str, float]:
     return {"runs": runs, "declared_down": len(downs)}
 
 
-async def starve(seconds: float, *, plain: bool) -> dict[str, float]:
+async def starve(seconds: float, hogs: int, *, plain: bool) -> dict[str, float]:
     """Starve eight of sixteen; how often who was said to be down."""
     async with cluster(*WELL, *STARVED, plain=plain) as sixteen:
         for name, one in sixteen.processes.items():
@@ -230,15 +230,15 @@ async def starve(seconds: float, *, plain: bool) -> dict[str, float]:
                 os.setpriority(os.PRIO_PROCESS, one.process.pid, 19)
         await trio.sleep(2)
         command = [sys.executable, "-c", "while True: pass"]
-        hogs = [await trio.lowlevel.open_process(command, process_group=0) for _ in range(HOGS)]
+        busy = [await trio.lowlevel.open_process(command, process_group=0) for _ in range(hogs)]
         try:
-            for hog in hogs:
+            for hog in busy:
                 os.sched_setaffinity(hog.pid, {1})
             start = time.monotonic()
             await trio.sleep(seconds)
             end = time.monotonic()
         finally:
-            for hog in hogs:
+            for hog in busy:
                 hog.kill()
                 await hog.wait()
         await trio.sleep(5)  # what the starved have not yet printed
@@ -250,6 +250,7 @@ async def starve(seconds: float, *, plain: bool) -> dict[str, float]:
         ]
     return {
         "seconds": seconds,
+        "hogs": hogs,
         "false_positives": sum(about in WELL for _, about in downs),
         "false_positives_at_the_well": sum(by in WELL and about in WELL for by, about in downs),
         "starved_declared_down": sum(about in STARVED for _, about in downs),
@@ -336,11 +337,12 @@ _on_three("pause", pause, "SIGSTOP, and SIGCONT 1.5 s later.")
 
 @main.command("starve")
 @click.option("--seconds", type=click.FloatRange(min=1), default=60.0, show_default=True)
+@click.option("--hogs", type=click.IntRange(min=0), default=8, show_default=True)
 @plain_option
 @json_option
-def starve_command(seconds: float, plain: bool, file: Path | None) -> None:
+def starve_command(seconds: float, hogs: int, plain: bool, file: Path | None) -> None:
     """Sixteen members, eight of them without a core."""
-    _run(lambda: starve(seconds, plain=plain), file)
+    _run(lambda: starve(seconds, hogs, plain=plain), file)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 `node` is the public face; `runtime` the inside, which owns the parts and their tasks; `opening`
 makes a node with real sockets and credentials, and `joining` gets these for a home that has none.
-`peering` joins membership to connections, `router` carries messages and calls, `watching` monitors
-and links, `spawning` asks other nodes to run functions, `statistics` is what is counted, `builtin`
-the processes that every node has.
+`peering` joins membership to connections, with `driving` for what the engine asks for; `router`
+carries messages and calls, `watching` monitors and links, `spawning` asks other nodes to run
+functions, `statistics` is what is counted, `builtin` the processes that every node has.
 """
 
 from steinadler.membership import MembersLost, SidesMerged

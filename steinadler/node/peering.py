@@ -1,32 +1,27 @@
-"""Peering: the membership engine's hands and ears.
+"""Peering: the members of the cluster as one node sees them, and its links to them.
 
     discovery ---- propose ----> Connections <-- keep_connected / let_go / end --+
-                                   | connected, disconnected, refused,         |
-                                   v gossip                                    |
-                                 Swim engine ---- effects: Send, Up, Down, ----+--> listener
-                                   ^ tick                  NeighbourAdded ...
+                                   | connected, disconnected, refused, gossip    |
+                                   v                                             |
+                                 Peering ----> Driving: the membership engine ---+--> listener
 
-The engine decides who is a member and who is a neighbour; this module only carries: what happens
-on connections goes in, with the time; what the engine asks for comes out, in its order.  Neighbours
-are kept connected; another member has a connection while something is to be said to it; whoever is
-down loses it, and with it everything that hung on it.
+The engine decides who is a member and who is a neighbour; `driving` does what it asks for, and this
+module is where connections report and where the rest of the node asks.  Neighbours are kept
+connected; another member has a connection while something is to be said to it; whoever is down
+loses it, and with it everything that hung on it.
 """
 
 from __future__ import annotations
 
-import logging
-import math
 import random
 from functools import partial
-from typing import Protocol, assert_never
+from typing import Protocol
 
 import trio
 
 from steinadler.config import Config, Minority
 from steinadler.errors import (
     ConfigError,
-    InMinority,
-    NameConflict,
     NodeClosed,
     NodeDown,
     RemoteProtocolError,
@@ -35,41 +30,22 @@ from steinadler.errors import (
 from steinadler.identity import Address, NodeId
 from steinadler.membership import (
     Bar,
-    Blocked,
-    Cleared,
     Connected,
     Disconnected,
-    Down,
-    Effect,
     Health,
-    Input,
     Leave,
     Member,
-    MembersLost,
-    NeighbourAdded,
-    NeighbourRemoved,
     ObserverConnected,
     ObserverDisconnected,
-    Partitions,
-    PathLost,
-    Reach,
     Received,
     Refused,
     Relabel,
     RoundTrip,
-    Send,
-    SidesMerged,
-    Suspected,
     Swim,
-    Up,
-    Updated,
-    Usurped,
     decode,
-    encode,
 )
 from steinadler.node.admitting import Admitting, member_of
-from steinadler.node.strangers import Strangers
-from steinadler.node.strays import Strays
+from steinadler.node.driving import Driving, MembershipListener
 from steinadler.transport.connections import Connections
 from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import Network
@@ -84,20 +60,10 @@ from steinadler.wire.session import (
     TrustTold,
 )
 
-logger = logging.getLogger("steinadler.node")
 
-# How often members that are down are dialled again, in case they were only cut off.
-RECONNECT_INTERVAL_S = 2.0
+class Listener(MembershipListener, Protocol):
+    """Who wants to know, also of what comes in.  All plain functions."""
 
-
-class Listener(Protocol):
-    """Who wants to know.  All plain functions."""
-
-    def node_up(self, member: Member) -> None: ...
-    def node_down(self, member: Member, reason: str) -> None: ...
-    def node_updated(self, member: Member) -> None: ...
-    def sides_changed(self, event: MembersLost | SidesMerged) -> None: ...
-    def neighbour_connected(self, node: NodeId) -> None: ...
     def connection_changed(self, node: NodeId) -> None: ...
     def role_seen(self, node: NodeId) -> None: ...
     def peer_lost(self, link: Link, reason: str) -> None: ...
@@ -120,7 +86,6 @@ class Peering:
     ) -> None:
         self._node = node
         self._config = config
-        self._rng = rng
         self._listener = listener
         self._observer = network.identity.is_observer
         self.connections = Connections(network, node, config, rng, self)
@@ -128,15 +93,8 @@ class Peering:
         self._engine = Swim(
             me, config.membership, rng, observer=self._observer, vouched=self._may_be_so
         )
+        self._driving = Driving(node, self._engine, self.connections, config, rng, listener)
         self._admitting = Admitting(node, self._engine, self.fail)
-        self._partitions = Partitions(self._engine)
-        self._strangers = Strangers(rng)
-        self._strays = Strays()
-        self._watches_until = -math.inf
-        self._deadline_moved = trio.Event()
-        self._failure: SteinadlerError | None = None
-        self._failed = trio.Event()
-        self._changed = trio.Event()
         self._closed = False
 
     # -- for the node -------------------------------------------------------------------------
@@ -158,13 +116,9 @@ class Peering:
             run = partial(self.connections.run, listen=listen and not self._observer)
             addresses = await nursery.start(run, host, port)
             self._engine.listen_at(addresses)
-            nursery.start_soon(self._keep_watch)
-            nursery.start_soon(self._reconnect)
             nursery.start_soon(self._close_idle_channels)
             task_status.started(addresses)
-            await self._failed.wait()
-            assert self._failure is not None
-            raise self._failure
+            await self._driving.run()
 
     def members(self) -> tuple[Member, ...]:
         """All members, this node included unless it only observes, by name."""
@@ -212,17 +166,8 @@ class Peering:
         return self._engine.is_mesh
 
     def propose(self, address: Address) -> None:
-        """Discovery found somebody there, who may be a node of this cluster.
-
-        In a large cluster all members would be found again and again: one that is known there is
-        not dialled, unless everybody is to be connected to everybody; and others take turns.
-        """
-        if self._engine.is_mesh:
-            self.connections.propose(address)
-        elif not self._engine.is_address_of_member(address):
-            members = len(self._engine.members())
-            self._strangers.heard(address, members, trio.current_time())
-            self._keep_watch_sooner()
+        """Discovery found somebody there, who may be a node of this cluster."""
+        self._driving.propose(address)
 
     @property
     def labels(self) -> tuple[tuple[str, str], ...]:
@@ -238,8 +183,8 @@ class Peering:
             decode_labels(dict(labels))
         except RemoteProtocolError as error:
             raise ConfigError(f"no peer would accept these labels: {error}") from error
-        self._handle(Relabel(labels))
-        self._wake_waiters()  # the engine tells of others only
+        self._driving.handle(Relabel(labels))
+        self._driving.wake_waiters()  # the engine tells of others only
 
     def round_trip(self, node: NodeId) -> RoundTrip | None:
         """The time to that life of a member and back, once it was measured."""
@@ -253,23 +198,17 @@ class Peering:
     @property
     def in_minority(self) -> bool:
         """Whether this node's side of a partition is the smaller one."""
-        return self._partitions.in_minority
+        return self._driving.partitions.in_minority
 
     @property
     def members_lost(self) -> int:
         """How many members are cut off, or silent for whatever reason."""
-        return self._partitions.lost
+        return self._driving.partitions.lost
 
     def require_majority(self) -> None:
         """Raise `InMinority` in a minority, unless `Config.in_minority` says to carry on."""
         if self._config.in_minority is not Minority.CARRY_ON and self.in_minority:
-            raise self._minority()
-
-    def _minority(self) -> InMinority:
-        return InMinority(
-            f"{self._node.name} is in a minority: {self._partitions} (its in_minority is "
-            f"{self._config.in_minority.value!r})"
-        )
+            raise self._driving.minority()
 
     async def wait_for_change(self) -> None:
         """Wait until some member comes, goes or changes its labels.
@@ -277,7 +216,7 @@ class Peering:
         Raises `NodeClosed` when this node goes.
         """
         self.require_open()
-        await self._changed.wait()
+        await self._driving.wait_for_change()
         self.require_open()
 
     def require_open(self) -> None:
@@ -312,7 +251,7 @@ class Peering:
         """
         with trio.move_on_after(patience_s):
             await self.connections.drain()
-        self._handle(Leave())
+        self._driving.handle(Leave())
         with trio.move_on_after(patience_s):
             await self.connections.say_goodbye("left")
 
@@ -320,156 +259,15 @@ class Peering:
         """Nothing comes or goes any more: whoever still waits is told."""
         self._closed = True
         self.connections.close("this node has closed")
-        self._wake_waiters()
-
-    # -- the engine ---------------------------------------------------------------------------
-
-    def _handle(self, event: Input) -> None:
-        self._apply(self._engine.handle(event, trio.current_time()))
-        self._keep_watch_sooner()
-
-    def _due(self) -> float:
-        return min(
-            self._engine.next_deadline(),
-            self._partitions.next_deadline(),
-            self._strangers.next_deadline(),
-        )
-
-    def _keep_watch_sooner(self) -> None:
-        # Most of what is heard puts deadlines off: the watch finds that out when it wakes.
-        if self._due() < self._watches_until:
-            self._deadline_moved.set()
-
-    async def _keep_watch(self) -> None:
-        while True:
-            self._deadline_moved = trio.Event()
-            self._watches_until = self._due()
-            with trio.move_on_at(max(self._watches_until, 0)):
-                await self._deadline_moved.wait()
-            now = trio.current_time()
-            if now >= self._engine.next_deadline():
-                self._apply(self._engine.tick(now))
-            for event in self._partitions.tick(now):
-                self._sides_changed(event)
-            for address in self._strangers.due(now):
-                if not self._engine.is_address_of_member(address):
-                    self.connections.propose(address)
-
-    def _apply(self, effects: list[Effect]) -> None:
-        self._partitions.handle(effects, trio.current_time())
-        for effect in effects:
-            match effect:
-                case Send(to, message):
-                    link = self.connections.link(to)
-                    if link is not None and link.connected:
-                        link.session.gossip(encode(message))
-                        link.flush()
-                case Up(member):
-                    self.connections.came_back(member.node, member.addresses)
-                    self._announce_up(member)
-                case NeighbourAdded(member):
-                    self.connections.keep_connected(member.node, member.addresses)
-                    if self._is_connected(member.node):
-                        self._listener.neighbour_connected(member.node)
-                case NeighbourRemoved(node):
-                    self.connections.let_go(node)
-                case Reach(member):
-                    for address in member.addresses:
-                        self.connections.propose(address)
-                case PathLost(node):
-                    link = self.connections.link(node)
-                    if link is not None:
-                        logger.info("nothing comes from %s, though others hear it", node)
-                        link.close_connection()
-                case Down(member, reason):
-                    logger.info("%s is down: %s", member.node, reason)
-                    self.connections.end(member.node, reason)
-                    self._announce_down(member, reason)
-                case Updated(member):
-                    self.connections.moved(member.node, member.addresses)
-                    self._listener.node_updated(member)
-                    self._wake_waiters()
-                case Suspected(member):
-                    logger.info("%s is suspected", member.node)
-                case Cleared(member):
-                    logger.info("%s is fine", member.node)
-                case Blocked(seconds):
-                    logger.warning(
-                        "this node's loop was blocked for %.1f s, or its process did not run: "
-                        "others hold a node that is silent for 2 s or more for down",
-                        seconds,
-                    )
-                case Usurped(by):
-                    text = (
-                        f"the cluster holds the name {self._node.name!r} for another life of it "
-                        f"(incarnation {by.incarnation}): two nodes have one name"
-                    )
-                    self.fail(NameConflict(text))
-                case _:
-                    assert_never(effect)
-
-    def _announce_up(self, member: Member) -> None:
-        logger.info("%s is up", member.node)
-        self._listener.node_up(member)
-        self._wake_waiters()
-
-    def _announce_down(self, member: Member, reason: str) -> None:
-        self._listener.node_down(member, reason)
-        self._wake_waiters()
-
-    def _sides_changed(self, event: MembersLost | SidesMerged) -> None:
-        names = ", ".join(member.node.name for member in event.members)
-        match event:
-            case MembersLost():
-                size = "a minority" if event.minority else "no minority"
-                logger.warning("lost together: %s; this side is %s", names, size)
-            case SidesMerged():
-                logger.info("back, as they were: %s", names)
-        self._listener.sides_changed(event)
-        if event.minority and self._config.in_minority is Minority.STOP:
-            self.fail(self._minority())
-
-    def _wake_waiters(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        self._driving.wake_waiters()
 
     def bar(self, names: frozenset[str]) -> None:
         """Have no node of these names for a member: those that are are down, "revoked"."""
-        self._handle(Bar(names))
+        self._driving.handle(Bar(names))
 
     def fail(self, failure: SteinadlerError) -> None:
         """End this node with an error, which comes out of its block."""
-        if self._failure is None:
-            self._failure = failure
-            self._failed.set()
-
-    # -- upkeep -------------------------------------------------------------------------------
-
-    async def _reconnect(self) -> None:
-        """Dial those who are down: a partition may have healed."""
-        while True:
-            await trio.sleep(RECONNECT_INTERVAL_S * self._rng.uniform(0.75, 1.25))
-            for member in self._engine.reconnectable():
-                for address in member.addresses:
-                    self.connections.propose(address)
-            self._end_strays()
-
-    def _end_strays(self) -> None:
-        strays = {
-            peer.link: peer.connected_at
-            for peer in self.connections.peers()
-            if peer.link is not None
-            and not peer.link.to_observer
-            and not self._is_up(peer.link.node)
-        }
-        for link in self._strays.over(strays, trio.current_time()):
-            logger.info("gave %s up: it is down, and does not say that it lives", link.node)
-            self.connections.end(link.node, "it is down, and does not say that it lives")
-            self._handle(Disconnected(link.node, goodbye=False))
-
-    def _is_up(self, node: NodeId) -> bool:
-        member = self.member(node.name)
-        return member is not None and member.node == node
+        self._driving.fail(failure)
 
     async def _close_idle_channels(self) -> None:
         while True:
@@ -497,32 +295,29 @@ class Peering:
         self._admitting.met(link.node.name)
         self._listener.connection_changed(link.node)
         if link.to_observer:
-            self._handle(ObserverConnected(link.node))
+            self._driving.handle(ObserverConnected(link.node))
         else:
             again = self._engine.is_neighbour(link.node)
-            self._handle(Connected(member_of(hello)))
+            self._driving.handle(Connected(member_of(hello)))
             self._listener.role_seen(link.node)
             if again and link.connected:
                 self._listener.neighbour_connected(link.node)
 
     def link_disconnected(self, link: Link) -> None:
         self._listener.connection_changed(link.node)
-        self._handle(Disconnected(link.node, goodbye=False))
+        self._driving.handle(Disconnected(link.node, goodbye=False))
 
     def link_ended(self, link: Link, reason: str) -> None:
         if link.to_observer:
-            self._handle(ObserverDisconnected(link.node))
+            self._driving.handle(ObserverDisconnected(link.node))
         self._listener.connection_changed(link.node)
         self._listener.peer_lost(link, reason)
 
     def session_lost(self, node: NodeId, reason: str) -> None:
-        member = self.member(node.name)
-        if member is not None and member.node == node:
-            self._announce_down(member, reason)
-            self._announce_up(member)
+        self._driving.session_lost(node, reason)
 
     def peer_refused(self, node: NodeId) -> None:
-        self._handle(Refused(node))
+        self._driving.handle(Refused(node))
 
     def events(self, link: Link, events: list[Event]) -> None:
         for event in events:
@@ -533,7 +328,7 @@ class Peering:
                     self._listener.arrived(link, event)
                 case Gossiped(data):
                     # An observer asks for tables; the engine believes nothing that it says.
-                    self._handle(Received(link.node, decode(data)))
+                    self._driving.handle(Received(link.node, decode(data)))
                 case RegistryTold(data):
                     self._listener.registry_told(link, data)
                 case TrustTold(data):
@@ -545,5 +340,5 @@ class Peering:
 
     def _say_farewell(self, link: Link, reason: str) -> None:
         if not link.to_observer:
-            self._handle(Disconnected(link.node, goodbye=True))
+            self._driving.handle(Disconnected(link.node, goodbye=True))
         self.connections.end(link.node, reason)
