@@ -67,7 +67,7 @@ def registry(data: bytes) -> None:
             if isinstance(effect, Tell):
                 assert decode(encode(effect.message)) is not None
         assert set(engine._replicas) == {ME, NEAR, NEXT, FAR}, "nobody makes members"
-        assert set(engine._arriving) <= {NEAR, NEXT, FAR}
+        assert set(engine._exchange.arriving) <= {NEAR, NEXT, FAR}
         assert sender == NEAR or engine._replicas[NEAR].names == before
         assert ProcessId(ME, 1) in engine.members_of("group")
         for node in (NEAR, NEXT, FAR):  # who may say that they had it before

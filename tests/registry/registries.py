@@ -224,7 +224,7 @@ class Registries:
 
     def agree(self) -> bool:
         # The views cost much, and are not looked at before the digests say that it may be so.
-        digests = {engine._digests.summary() for engine in self.engines.values()}
+        digests = {engine._exchange.digests.summary() for engine in self.engines.values()}
         return len(digests) == 1 and len(self.views()) == 1
 
     def holders(self, name: str) -> set[ProcessId | None]:

@@ -85,7 +85,7 @@ def test_two_contents_of_one_version_are_found_and_settled() -> None:
         if node not in all_.neighbours[victim]:
             replica = all_.engines[node]._replicas[victim]
             replica.check = 12345
-            all_.engines[node]._digests.changed(victim)
+            all_.engines[node]._exchange.digests.changed(victim)
     all_.run(20.0)
     checks = {engine._replicas[victim].check for engine in all_.engines.values()}
     assert checks == {all_.engines[victim]._own.check}
