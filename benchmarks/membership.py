@@ -15,8 +15,9 @@ declared down at all (S1, S2).
 do nothing but use it (`--hogs` for more), and eight have what is left of the other core.  A *false
 positive* is a `NodeDown` about one of the second eight, anywhere; those at the second eight are
 counted apart, because a node that is starved may find others silent and be right as far as it can
-see.  `--plain` does the same without Lifeguard (`MembershipSettings.local_health`).  Linux only, on
-two cores.
+see.  None is what a starved node hears when it comes back from being down for another: that what
+was between the two is lost (`sessions_lost`); nobody held that other one for dead.  `--plain` does
+the same without Lifeguard (`MembershipSettings.local_health`).  Linux only, on two cores.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -50,6 +52,8 @@ DOWN_LIMIT_S = 15.0
 PAUSE_S = 1.5
 # How long after a pause a wrong verdict could still come.
 AFTERMATH_S = 2.5
+# Why a node that was down for another, and came back, is told `NodeDown` and `NodeUp` of that one.
+LOST = "lost session"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +225,7 @@ async def pause(runs: int) -> dict[str, float]:
     return {"runs": runs, "declared_down": len(downs)}
 
 
-async def starve(seconds: float, hogs: int, *, plain: bool) -> dict[str, float]:
+async def starve(seconds: float, hogs: int, *, plain: bool) -> dict[str, Any]:
     """Starve eight of sixteen; how often who was said to be down."""
     async with cluster(*WELL, *STARVED, plain=plain) as sixteen:
         for name, one in sixteen.processes.items():
@@ -243,17 +247,20 @@ async def starve(seconds: float, hogs: int, *, plain: bool) -> dict[str, float]:
                 await hog.wait()
         await trio.sleep(5)  # what the starved have not yet printed
         downs = [
-            (one.name, told.name)
+            (one.name, told.name, told.reason)
             for one in sixteen.processes.values()
             for told in one.told
             if told.kind == "down" and start <= told.at <= end
         ]
+    wrong = [(by, reason) for by, about, reason in downs if about in WELL and reason != LOST]
     return {
         "seconds": seconds,
         "hogs": hogs,
-        "false_positives": sum(about in WELL for _, about in downs),
-        "false_positives_at_the_well": sum(by in WELL and about in WELL for by, about in downs),
-        "starved_declared_down": sum(about in STARVED for _, about in downs),
+        "false_positives": len(wrong),
+        "false_positives_at_the_well": sum(by in WELL for by, _ in wrong),
+        "false_positives_by_reason": Counter(reason for _, reason in wrong),
+        "sessions_lost": sum(about in WELL and reason == LOST for _, about, reason in downs),
+        "starved_declared_down": sum(about in STARVED for _, about, _ in downs),
     }
 
 
