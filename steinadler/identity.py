@@ -224,6 +224,7 @@ def parse_address(text: str) -> Address:
         or not host
         or not port.isascii()
         or not port.isdigit()
+        or len(port) > 5  # which also spares `int` thousands of digits
         or not 0 < int(port) < 65536
     ):
         raise ConfigError(f"{text!r} is not an address: write HOST:PORT, as in 192.0.2.7:4370")

@@ -157,11 +157,12 @@ class Partitions:
         node = member.node
         silent = node in self._suspects
         self._suspects.discard(node)
+        was_back = self._back.pop(node, None) is not None  # which nobody was told
         if member.state is not MemberState.DOWN:
             return  # it left, or a later life has its place
         self._review()
-        if self._back.pop(node, None) is not None:
-            self._lost.add(node)  # nobody was told that it had come back
+        if was_back:
+            self._lost.add(node)
             return
         if not self._going:
             self._began = now

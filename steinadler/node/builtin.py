@@ -232,7 +232,7 @@ def _spawn(call: Call, runtime: Runtime) -> None:
 
 
 def _find(call: Call, runtime: Runtime, name: str, args: Sequence[Any]) -> ProcessFunction:
-    runtime.guard.require(call.caller, Action.SPAWN, runtime.exports.run_by(name, args))
+    runtime.require_spawn(call.caller, name, args)
     function = runtime.exports.find(name)
     if function is None:
         known = ", ".join(runtime.exports.names()) or "nothing"

@@ -263,9 +263,9 @@ class Naming:
         self._changed.set()
 
     def leave(self, group: str, process: ProcessId) -> None:
-        """Take it out again."""
-        self.registry.leave(group, process.number)
-        self._changed.set()
+        """Take it out again; of another node's, or another life's, nothing is in it here."""
+        if process.node == self.me and self.registry.leave(group, process.number):
+            self._changed.set()
 
     def process_ended(self, process: ProcessId) -> None:
         """It has names no more, and is in no group."""

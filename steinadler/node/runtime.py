@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ from steinadler.node.watching import Watching
 from steinadler.process import Exports, Process, ProcessStatistics
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.table import Processes, WhenDone
-from steinadler.security.policy import Policy
+from steinadler.security.policy import Action, Policy
 from steinadler.stream.streams import Streams
 from steinadler.transport.link import Link
 from steinadler.transport.network import Network
@@ -174,6 +174,9 @@ class Runtime:
         child = self.processes.spawn(self, function, args, name=name, parent=process.id.number)
         self.watching.link(process, child.id)
         return child.id
+
+    def require_spawn(self, caller: NodeId, name: str, args: Sequence[Any]) -> None:
+        self.guard.require(caller, Action.SPAWN, self.exports.run_by(name, args))
 
     def statistics_of(self, process: Process) -> ProcessStatistics:
         return self.gauges.process(process)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from steinadler.errors import LocalProtocolError
@@ -19,12 +19,15 @@ class Down:
 
     `reason` is its exit reason, "noproc" (there was none), "noconnection" (its node is down) or
     "notauthorized" (its node does not let this one watch it).
-    `process` is what was monitored; `reference` tells one monitor from another.
+    `process` is what was monitored; `reference` tells one monitor from another.  `node_lost`: its
+    node is down, or what was between it and this one is lost; otherwise "noconnection" is how the
+    process itself ended.
     """
 
     process: ProcessId | ProcessName
     reason: str
     reference: int
+    node_lost: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,7 +11,7 @@ import outcome
 import trio
 
 from steinadler.errors import ProcessExited
-from steinadler.identity import Destination, ProcessId
+from steinadler.identity import Destination, NodeId, ProcessId
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.mailbox import Item, Mailbox
 from steinadler.process.messages import Exit
@@ -52,6 +52,7 @@ class Host(Protocol):
     def spawn_linked(
         self, process: Process, function: ProcessFunction, *args: Any, name: str | None
     ) -> ProcessId: ...
+    def require_spawn(self, caller: NodeId, name: str, args: Sequence[Any]) -> None: ...
     def statistics_of(self, process: Process) -> ProcessStatistics: ...
     def process_ended(
         self, process: Process, reason: str, result: outcome.Outcome[Any]
@@ -146,6 +147,14 @@ class Process:
     def demonitor(self, reference: int) -> None:
         """Let go of a monitor; a `Down` of it that is already in the mailbox stays there."""
         self._host.demonitor(reference)
+
+    def require_spawn(self, caller: NodeId, name: str, *args: Any) -> None:
+        """For one that spawns exported functions because it is asked to, by a call of `caller`:
+        raise `NotAuthorized` when the policy does not let that node `spawn` this one itself.
+
+        Raises `NodeDown` when the caller's node is gone.
+        """
+        self._host.require_spawn(caller, name, args)
 
     def link(self, other: ProcessId) -> None:
         """Tie this process to `other`: when one exits for any reason but "normal", so does the

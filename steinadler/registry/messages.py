@@ -100,7 +100,7 @@ SUMMARY_BYTES = 8 * BUCKETS
 # How many nodes' versions fit one message, which is to fit a frame.
 VERSIONS_TOGETHER = 150
 # No node changes its names so often in any life; half of it is left for those that were slandered
-# (`Registry`: what is believed) to count on from.
+# (`exchange`: what is believed) to count on from.
 MAX_VERSION = 2**62
 
 Message: TypeAlias = Summary | Versions | Want | Update

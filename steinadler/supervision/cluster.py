@@ -34,6 +34,7 @@ from steinadler.errors import (
     ConfigError,
     DeliveryError,
     MailboxFull,
+    NameConflict,
     NodeClosed,
     NodeDown,
     NoSuchProcess,
@@ -57,7 +58,7 @@ from steinadler.supervision.shell import (
     waits_for_started,
 )
 from steinadler.supervision.specs import ChildSpec, SupervisorSpec
-from steinadler.wire.signals import CLOSING, SHUTDOWN
+from steinadler.wire.signals import CLOSING, NO_PROCESS, SHUTDOWN
 
 # What the process at the other end is exported as.
 CHILD = "$child"
@@ -104,16 +105,34 @@ async def cluster_supervisor(
         await shell.run(_Members(shell, nursery, dict(labels or {})))
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a life ended that is no fault of the child's."""
+
+    process: ProcessId
+    node_lost: bool  # and it may live on there; otherwise it had ended before it ran anything
+
+
 @dataclass(slots=True, eq=False)
 class _Life:
     """One life of a child: from its start to the news of its end."""
 
-    id: str
-    token: int
+    child: ChildSpec
+    before: _End | None
+    token: int = 0
     node: str | None = None  # where it is being started, or runs
     process: ProcessId | None = None
     unwanted: bool = False
-    search: trio.CancelScope = field(default_factory=trio.CancelScope)
+    waiting: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    @property
+    def id(self) -> str:
+        return self.child.id
+
+    def was_in_vain_on(self, node: NodeId) -> bool:
+        """Whether the one before ended there without having run: two in a row are a fault."""
+        before = self.before
+        return before is not None and not before.node_lost and before.process.node == node
 
 
 class _Members:
@@ -127,16 +146,17 @@ class _Members:
         self._lives: dict[str, _Life] = {}
         self._by_token: dict[int, _Life] = {}
         self._by_process: dict[ProcessId, _Life] = {}
+        self._ends: dict[str, _End] = {}  # by id, until the child is started again
         self._closing: set[NodeId] = set()
         self._tokens = itertools.count(1)
 
     # -- starting -----------------------------------------------------------------------------
 
     def start(self, child: ChildSpec) -> None:
-        life = self._lives[child.id] = _Life(child.id, 0)
-        self._nursery.start_soon(self._start, child, life)
+        life = self._lives[child.id] = _Life(child, self._ends.pop(child.id, None))
+        self._nursery.start_soon(self._start, life)
 
-    async def _start(self, child: ChildSpec, life: _Life) -> None:
+    async def _start(self, life: _Life) -> None:
         """Find it a place, and ask for it there, until somewhere it is begun or refused."""
         try:
             while life.process is None:
@@ -144,26 +164,27 @@ class _Members:
                 if life.node is None:
                     self._over(life, SHUTDOWN)  # told to end before it had begun
                     return
-                await self._ask(child, life)
+                await self._ask(life)
         except SteinadlerError as error:
             if life.process is None:
-                logger.error("%s cannot start child %r: %s", self._me, child.id, error)
+                logger.error("%s cannot start child %r: %s", self._me, life.id, error)
                 self._over(life, describe(error))
 
     async def _choose(self, life: _Life) -> None:
         """Set where it is to run; None when it is no longer to run at all."""
         life.node = None
+        self._by_token.pop(life.token, None)  # an earlier start that may still arrive: refused
         while not life.unwanted:
             nodes = self._nodes()
             life.node = place(life.id, nodes, self._counts())
             if life.node is not None:
                 return
-            with life.search:
+            with trio.CancelScope() as life.waiting:
                 await self._me.node.wait_for_change()
 
-    async def _ask(self, child: ChildSpec, life: _Life) -> None:
+    async def _ask(self, life: _Life) -> None:
         assert life.node is not None
-        self._by_token.pop(life.token, None)  # an earlier start that may still arrive: refused
+        child = life.child
         life.token = next(self._tokens)
         self._by_token[life.token] = life
         name = self._me.node.exports.name_of(child.function)
@@ -177,15 +198,30 @@ class _Members:
             self._closes(life.node)
             return
         except RemoteError as error:
-            if error.type_name != NodeClosed.__name__:
-                raise
-            self._closes(life.node)
+            match error.type_name:
+                case NodeClosed.__name__:
+                    self._closes(life.node)
+                case NameConflict.__name__ if await self._outlived(life):
+                    pass
+                case _:
+                    raise
             return
         while life.process is None:  # it has not called yet, and may never
             try:
                 self._watch(life, process)
             except MailboxFull:
                 await trio.sleep(ASK_AGAIN_S)
+
+    async def _outlived(self, life: _Life) -> bool:
+        """Whether the name may have been the child's own: its former life was given up with that
+        node, and lives on there.  Waits for its end, once; then the name is free or another's."""
+        before, life.before = life.before, None
+        if before is None or not before.node_lost or before.process.node.name != life.node:
+            return False
+        with trio.CancelScope() as life.waiting:
+            async with self._me.node.monitor(before.process) as down:
+                await down.wait()
+        return True
 
     def _watch(self, life: _Life, process: ProcessId) -> None:
         self._me.monitor(process)
@@ -211,7 +247,7 @@ class _Members:
         if life is None:
             return  # the news of its end is on its way
         life.unwanted = True  # where it is being started, it will be refused
-        life.search.cancel()
+        life.waiting.cancel()
         if life.process is not None:
             self._nursery.start_soon(ask_to_end, self._me, life.process, kill)
 
@@ -219,13 +255,19 @@ class _Members:
         life = self._lives.get(id_)
         return life.process if life is not None else None
 
-    def lost(self, process: ProcessId) -> str | None:
+    def lost(self, process: ProcessId, reason: str, node_lost: bool) -> tuple[str, bool] | None:
         life = self._by_process.pop(process, None)
         if life is None:
             return None
         del self._by_token[life.token]
         del self._lives[life.id]
-        return life.id
+        # It ended before it was monitored, so it ran nothing: mostly because its node closes.
+        in_vain = reason == NO_PROCESS and not life.was_in_vain_on(process.node)
+        if node_lost or in_vain:
+            self._ends[life.id] = _End(process, node_lost)
+        # A child also exits with "noconnection" when it was linked to something on a node that
+        # went down, and that counts: it could be started again without end.
+        return life.id, node_lost or in_vain or reason == CLOSING
 
     def _over(self, life: _Life, reason: str) -> None:
         self._by_token.pop(life.token, None)
@@ -250,6 +292,8 @@ class _Members:
         life = self._by_token.get(token)
         if life is None or life.unwanted or life.process not in (None, process):
             raise ConfigError("this start was given up")
+        if process.node != call.caller or process.node.name != life.node:
+            raise ConfigError(f"{process} was not asked for")
         if life.process is None:
             self._watch(life, process)
         if not waits:
@@ -278,7 +322,8 @@ async def _child(
     me.function_name = function  # what the log calls it
     waits = waits_for_started(run)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_follow, me, supervisor)
+        following = trio.CancelScope()
+        nursery.start_soon(_follow, me, supervisor, following)
         if not await _told(me, supervisor, ("$child", token, me.id, waits)):
             nursery.cancel_scope.cancel()
             return None
@@ -289,7 +334,7 @@ async def _child(
         keywords = {"task_status": Started(say_so)} if waits else {}
         # Captured, or the nursery would raise it as a group of one.
         result = await outcome.acapture(run, me, *args, **keywords)
-        nursery.cancel_scope.cancel()
+        following.cancel()  # and not what is still to be said
     value: Any = result.unwrap()
     if me.closing:  # it returned because of that
         me.end(CLOSING)
@@ -306,7 +351,8 @@ async def _told(me: Process, supervisor: ProcessId, request: object) -> bool:
     return True
 
 
-async def _follow(me: Process, supervisor: ProcessId) -> None:
+async def _follow(me: Process, supervisor: ProcessId, scope: trio.CancelScope) -> None:
     """End with the supervisor, as a link would have it."""
-    async with me.node.monitor(supervisor) as down:
-        me.exit_signal(supervisor, (await down.wait()).reason, linked=True)
+    with scope:
+        async with me.node.monitor(supervisor) as down:
+            me.exit_signal(supervisor, (await down.wait()).reason, linked=True)

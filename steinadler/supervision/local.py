@@ -16,7 +16,7 @@ from steinadler.process.process import describe
 from steinadler.supervision.engine import Supervision
 from steinadler.supervision.shell import Shell, Started, find, waits_for_started
 from steinadler.supervision.specs import ChildSpec, SupervisorSpec
-from steinadler.wire.signals import SHUTDOWN
+from steinadler.wire.signals import CLOSING, SHUTDOWN
 
 logger = logging.getLogger("steinadler.supervision")
 
@@ -98,11 +98,12 @@ class _Local:
     def process_of(self, id_: str) -> ProcessId | None:
         return self._processes.get(id_)
 
-    def lost(self, process: ProcessId) -> str | None:
+    def lost(self, process: ProcessId, reason: str, node_lost: bool) -> tuple[str, bool] | None:
         id_ = self._ids.pop(process, None)
-        if id_ is not None:
-            del self._processes[id_]
-        return id_
+        if id_ is None:
+            return None
+        del self._processes[id_]
+        return id_, reason == CLOSING
 
     def answer(self, call: Call) -> None:
         raise ConfigError("a supervisor understands the calls of steinadler.supervision")

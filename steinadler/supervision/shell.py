@@ -34,7 +34,7 @@ from steinadler.supervision.engine import (
     Supervision,
 )
 from steinadler.supervision.specs import ChildInfo, ChildSpec
-from steinadler.wire.signals import CLOSING, NO_CONNECTION, NORMAL, SHUTDOWN
+from steinadler.wire.signals import NORMAL, SHUTDOWN
 
 logger = logging.getLogger("steinadler.supervision")
 
@@ -54,8 +54,9 @@ class Children(Protocol):
     def process_of(self, id_: str) -> ProcessId | None:
         """Its process, if it has one."""
 
-    def lost(self, process: ProcessId) -> str | None:
-        """That process is no more: whose it was, if it was a child's."""
+    def lost(self, process: ProcessId, reason: str, node_lost: bool) -> tuple[str, bool] | None:
+        """That process is no more, by the word of its node or because that is lost: which child
+        ended so, and whether it is no fault of it; None if it was no child's."""
 
     def answer(self, call: Call) -> None:
         """Answer what only this kind of supervisor understands; raises `ConfigError`."""
@@ -114,8 +115,11 @@ class Shell:
         match message:
             case None:
                 pass  # woken, or it is time for something
-            case Exit(process, reason) | Down(ProcessId() as process, reason):
-                self._exit_came(process, reason, isinstance(message, Exit))
+            case Exit(process, reason):
+                if not self._lost(process, reason) and reason != NORMAL:
+                    self.tell(lambda: self.engine.end(reason, trio.current_time()))
+            case Down(ProcessId() as process, reason, _, node_lost):
+                self._lost(process, reason, node_lost)
             case Call():
                 try:
                     self._answer(message)
@@ -124,17 +128,14 @@ class Shell:
             case _:
                 logger.warning("%s dropped a message: it takes only calls", self.me)
 
-    def _exit_came(self, process: ProcessId, reason: str, is_exit: bool) -> None:
-        child = self._children.lost(process)
-        if child is not None:
-            # Its node's end.  A child also exits so when it was linked to something on a node that
-            # went down, and that counts: such a child could be started again without end.
-            ours = {member.node for member in self.me.node.members()}
-            lost = reason == NO_CONNECTION and process.node not in ours
-            faultless = lost or reason == CLOSING
-            self.child_ended(child, reason, faultless=faultless)
-        elif is_exit and reason != NORMAL:
-            self.tell(lambda: self.engine.end(reason, trio.current_time()))
+    def _lost(self, process: ProcessId, reason: str, node_lost: bool = False) -> bool:
+        """A process is no more; whether it was a child's."""
+        lost = self._children.lost(process, reason, node_lost)
+        if lost is None:
+            return False
+        id_, faultless = lost
+        self.child_ended(id_, reason, faultless=faultless)
+        return True
 
     def _answer(self, call: Call) -> None:
         now = trio.current_time()
@@ -142,6 +143,7 @@ class Shell:
             case "which_children":
                 call.reply([self._info(*child) for child in self.engine.children()])
             case ("start_child", ChildSpec() as spec):
+                self._require_allowed(call, spec)
                 self.carry_out(self.engine.start_child(spec, call, now))
             case ("terminate_child", str() as id_):
                 self.carry_out(self.engine.terminate_child(id_, call, now))
@@ -152,6 +154,12 @@ class Shell:
                 call.reply()
             case _:
                 self._children.answer(call)
+
+    def _require_allowed(self, call: Call, spec: ChildSpec) -> None:
+        """Raise `NotAuthorized` for a peer that may not `spawn` the function here."""
+        if call.caller != self.me.id.node:
+            name = self.me.node.exports.name_of(spec.function)
+            self.me.require_spawn(call.caller, name, *spec.args)
 
     def _info(self, spec: ChildSpec, state: Any) -> ChildInfo:
         process = self._children.process_of(spec.id)

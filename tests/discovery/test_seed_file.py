@@ -71,9 +71,12 @@ def test_one_address_a_line_with_comments() -> None:
 
 
 def test_bad_lines_are_named_by_number_and_the_rest_counts() -> None:
-    said = read_seed_list("nowhere\n192.0.2.7:4370\n:1\n#\nbob.example:99999\nbob.example:4371")
+    long = "192.0.2.8:" + 5_000 * "9"  # more digits than `int` takes
+    said = read_seed_list(
+        f"nowhere\n192.0.2.7:4370\n:1\n#\nbob.example:99999\nbob.example:4371\n{long}"
+    )
     assert said.addresses == (ALICE, BOB)
-    assert [number for number, _ in said.mistakes] == [1, 3, 5]
+    assert [number for number, _ in said.mistakes] == [1, 3, 5, 7]
     assert "'nowhere' is not an address" in said.mistakes[0][1]
 
 

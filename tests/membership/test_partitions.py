@@ -203,6 +203,25 @@ def test_those_who_return_are_one_merge_which_is_told_at_once_when_it_is_the_las
     assert world.partitions.lost == 0
 
 
+@pytest.mark.parametrize("how", ["left", "restarted"])
+def test_one_that_returns_and_is_gone_for_good_at_once_is_in_no_merge(how: str) -> None:
+    world = World("b", "a", "c", "d", "e", "f")
+    world.falls_silent("d", "e", "f")
+    world.wait(2)
+    assert world.take() == [("MembersLost", "d e f", False)]
+    world.hear(ALIVE, "d")
+    world.wait(QUIET_S / 2)
+    if how == "left":
+        world.hear(LEFT, "d")
+    else:
+        world.restart("d")
+    world.wait(5)
+    assert world.take() == []
+    world.hear(ALIVE, "e", "f")
+    world.wait(5)
+    assert world.take() == [("SidesMerged", "e f", False)]
+
+
 def test_one_that_returns_and_is_lost_again_at_once_was_never_back() -> None:
     world = World("b", "a", "c", "d", "e")
     world.falls_silent("c", "d")

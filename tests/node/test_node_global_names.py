@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -177,6 +178,11 @@ async def test_a_group_is_all_that_joined_it(three: list[Node]) -> None:
             + [("carol", "one")]
         )
         assert await group.call_one("who") in group.local_members()
+        # Another node's of the same number, and one of a former life of this node, are not in it.
+        alice.group("workers").leave(workers[4])
+        former = replace(carol.id, incarnation=carol.id.incarnation - 1)
+        group.leave(ProcessId(former, workers[4].number))
+        assert group.members() == sorted(workers)
         for process in workers[4:]:
             group.leave(process)
         alice.exit(workers[0])

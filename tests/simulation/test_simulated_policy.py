@@ -15,6 +15,7 @@ from trio.testing import MockClock
 import steinadler
 from steinadler import (
     Call,
+    ChildSpec,
     Config,
     Down,
     Exit,
@@ -28,6 +29,8 @@ from steinadler import (
     Policy,
     Process,
     RemoteError,
+    SupervisorSpec,
+    supervision,
 )
 from steinadler.membership.overlay import Overlay
 from steinadler.testing import SimulatedCluster, faults
@@ -308,6 +311,40 @@ async def test_names_of_the_cluster(autojump_clock: MockClock) -> None:
             await trio.sleep(5)
             assert await bob.whereis(f"name-{n}@*") == theirs
             assert await bob.call(theirs, "alive") == "alive"
+
+
+@pytest.mark.parametrize("kind", [steinadler.supervisor, steinadler.cluster_supervisor])
+async def test_who_may_call_a_supervisor_may_have_it_start_what_he_may_spawn(
+    kind: Any, autojump_clock: MockClock
+) -> None:
+    policy = Policy({"gateway": Grants(call=("top",), spawn=("simulated_policy_*",))})
+    async with SimulatedCluster(1) as cluster:
+        gate, bob = await both(cluster, policy)
+        bob.spawn(kind, SupervisorSpec(), name="top")
+        with trio.fail_after(10):
+            for child in (another_simulated_answer, "another_simulated_answer", "$supervisor"):
+                text = await refused(
+                    supervision.start_child(gate, "top@bob", ChildSpec("x", child))
+                )
+                assert "let gateway 'gate' spawn" in text
+            assert await supervision.which_children(gate, "top@bob") == []
+            mine = ChildSpec("x", simulated_policy_answer, restart="transient")
+            await supervision.start_child(gate, "top@bob", mine)
+            theirs = ChildSpec("y", another_simulated_answer, restart="transient")
+            await supervision.start_child(bob, "top", theirs)
+
+
+async def test_a_supervisor_gives_up_where_its_children_may_not_call_it(
+    autojump_clock: MockClock,
+) -> None:
+    """Each process there asks, is refused and ends: that is no node which closes."""
+    async with SimulatedCluster(1) as cluster:
+        _, bob = await both(cluster, Policy({"gateway": Grants()}))
+        spec = SupervisorSpec([ChildSpec("x", simulated_policy_answer)])
+        top = bob.spawn(steinadler.cluster_supervisor, spec, {"$role": "gateway"})
+        async with bob.monitor(top) as down:
+            with trio.fail_after(10):
+                assert "'x' did not start" in (await down.wait()).reason
 
 
 async def test_a_node_holds_what_it_says_of_itself_against_its_own_policy(

@@ -294,6 +294,94 @@ async def test_children_wait_for_a_member_with_the_labels(autojump_clock: MockCl
                 assert (await down.wait()).reason == "shutdown"
 
 
+async def test_children_wait_through_whatever_else_changes(autojump_clock: MockClock) -> None:
+    """Others that come, go or change their labels meanwhile are no reason to end anything."""
+    async with SimulatedCluster(1) as cluster:
+        alice = await begin(cluster, "alice", "bob", role="worker")
+        await cluster.start("dave", labels={"role": "worker"})
+        await running(alice, 6)
+        async with alice.monitor("top") as down:
+            cluster.crash("dave")
+            await trio.sleep(5)
+            for value in ("1", "2", "3"):
+                cluster.node("bob").set_label("x", value)
+                await trio.sleep(1)
+            await cluster.restart("dave")
+            assert spread(await running(alice, 6)) == {"dave": 6}
+            assert down.down is None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_a_supervisor_whose_own_node_stood_still_goes_on(
+    seed: int, autojump_clock: MockClock
+) -> None:
+    """All its sessions are lost, though every member is there: its children's ends do not count."""
+    async with SimulatedCluster(seed) as cluster:
+        alice = await begin(cluster, "alice", "bob", "carol", spec=six(intensity=0))
+        await running(alice, 6)
+        async with alice.monitor("top") as down:
+            with cluster.paused("alice"):
+                await trio.sleep(5)
+            await trio.sleep(10)
+            assert down.down is None
+        assert sorted(c.process for c in await running(alice, 6) if c.process) == sorted(
+            here(cluster)
+        )
+
+
+@steinadler.export
+async def placed_and_slow_to_end(me: Process, seconds: float) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(seconds)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.05, 1])
+async def test_a_named_child_waits_for_the_end_of_its_former_life(
+    seconds: float, autojump_clock: MockClock
+) -> None:
+    """Its node went on after it was given up, and the former life has the name for a while yet."""
+    child = ChildSpec("c", placed_and_slow_to_end, (seconds,), name="c")
+    spec = SupervisorSpec([child], intensity=0)
+    async with SimulatedCluster(1) as cluster:
+        alice = await begin(cluster, "alice", spec=spec, role="worker")
+        bob = (await cluster.start("bob", labels={"role": "worker"}))[0]
+        (before,) = await running(alice, 1)
+        with cluster.paused("bob"):
+            await trio.sleep(5)
+        await trio.sleep(5)
+        (after,) = await running(alice, 1)
+        assert after.process == await bob.whereis("c") != before.process
+
+
+async def test_a_name_that_is_somebody_elses_is_a_start_that_failed(
+    autojump_clock: MockClock,
+) -> None:
+    spec = SupervisorSpec([ChildSpec("c", placed, name="c")])
+    async with SimulatedCluster(1) as cluster:
+        (bob,) = await cluster.start("bob", labels={"role": "worker"})
+        bob.spawn(lingers, name="c")
+        alice = await begin(cluster, "alice", spec=spec, role="worker")
+        async with alice.monitor("top") as down:
+            with trio.fail_after(5):
+                assert "'c' did not start: RemoteError: NameConflict" in (await down.wait()).reason
+
+
+@pytest.mark.parametrize("moment_us", [800, 1400, 2000])
+async def test_a_node_that_closes_as_it_starts_a_child_is_no_fault_of_it(
+    moment_us: int, autojump_clock: MockClock
+) -> None:
+    """The process may end before it was monitored, and before it ran anything ("noproc")."""
+    async with SimulatedCluster(moment_us // 100) as cluster:
+        alice = await begin(cluster, "alice", "bob", spec=six(intensity=0))
+        await trio.sleep(moment_us / 1e6)
+        await cluster.stop("bob")
+        await trio.sleep(3)
+        assert spread(await running(alice, 6)) == {"alice": 6}
+
+
 async def test_a_crash_counts_wherever_it_was(autojump_clock: MockClock) -> None:
     async with SimulatedCluster(1) as cluster:
         alice = await begin(cluster, "alice", "bob")
@@ -343,6 +431,26 @@ async def test_a_child_far_away_says_when_it_has_started(autojump_clock: MockClo
             assert child.process is not None
             await alice.send(child.process, "go")
         await running(alice, 6)
+
+
+@steinadler.export
+async def placed_and_done(me: Process, *, task_status: trio.TaskStatus[None]) -> None:
+    task_status.started()
+
+
+async def test_a_child_far_away_has_started_also_if_it_ends_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    child = ChildSpec("c", placed_and_done, restart="transient")
+    async with SimulatedCluster(1) as cluster:
+        alice = await begin(cluster, "alice", spec=SupervisorSpec([child]), role="worker")
+        await cluster.start("bob", labels={"role": "worker"})
+        await trio.sleep(2)
+        (info,) = await supervision.which_children(alice, "top")
+        assert info.state == "down"
+        with trio.fail_after(5):
+            process = await supervision.restart_child(alice, "top", "c")
+        assert process is None or process.node.name == "bob"
 
 
 async def test_a_whole_tree_may_be_a_child(autojump_clock: MockClock) -> None:
