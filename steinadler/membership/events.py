@@ -134,6 +134,10 @@ class Up:
     member: Member
 
 
+# Reasons that this node's own engine had: nothing came from it, or nobody listens there.
+SILENT, REFUSED = "no sign of life", "connection refused"
+
+
 @dataclass(frozen=True, slots=True)
 class Down:
     """This life of a node is no longer a member; `reason` says why, for people."""

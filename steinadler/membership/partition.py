@@ -6,9 +6,11 @@
 **A loss** is members that went down together.  The group stays open for a second after the last of
 them, and while anybody is suspected, so that one cut is one event.  Who left, or was replaced by a
 later life, is not lost: it said so itself.  Nor is one who went down alone without having been
-suspected: its host refused the dial, so its process is gone and on no other side.  Several at a
-time are lost even so, because a firewall that rejects answers just like hosts whose processes have
-died; and one that fell silent may be alive elsewhere, alone or not.
+silent: its host refused a dial, of ours or of whoever says so, and its process is gone and on no
+other side.  Several at a time are lost even so, because a firewall that rejects answers just like
+hosts whose processes have died; and one that fell silent may be alive elsewhere, alone or not.
+Where somebody else's verdict has no reason with it, the time tells: a verdict on silence takes
+`suspicion_s` from the first word of suspicion, and a refusal comes with it or soon after.
 
 **A minority** is fewer than half of those who were members before the first loss and are here now
 or still lost; of two exact halves, the one without the lowest name.  So at most one side is none,
@@ -30,8 +32,17 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from steinadler.config import MembershipSettings
 from steinadler.identity import NodeId
-from steinadler.membership.events import Cleared, Down, Effect, Suspected, Up
+from steinadler.membership.events import (
+    REFUSED,
+    SILENT,
+    Cleared,
+    Down,
+    Effect,
+    Suspected,
+    Up,
+)
 from steinadler.membership.members import Member, MemberState
 from steinadler.membership.swim import Swim
 
@@ -46,7 +57,8 @@ class MembersLost:
     """These members went down together: cut off, or dead, which cannot be told from here.
 
     Comes within about a second after the last `NodeDown` of them (10 s at most after the first).
-    `minority`: this node's side is the smaller one.
+    `minority`: this node's side is the smaller one.  It may become that because somebody leaves,
+    or dies for certain, while others are lost: then nobody (more) is lost, and `members` is empty.
     """
 
     members: tuple[Member, ...]
@@ -71,11 +83,14 @@ class Partitions:
     Hand in all effects with `handle`, and call `tick` at `next_deadline()`.
     """
 
-    def __init__(self, engine: Swim) -> None:
+    def __init__(self, engine: Swim, settings: MembershipSettings) -> None:
         self._engine = engine
+        self._silence_s = settings.suspicion_s / 2
         # The names that count, while somebody is missing; otherwise everybody's would.
         self._voters: frozenset[str] | None = None
-        self._suspects: set[NodeId] = set()
+        self._suspects: dict[NodeId, float] = {}  # and since when
+        # What was last told of it, and whether it is so no more for another reason than a loss.
+        self._minority = self._tipped = False
         # Who went down since the last loss was told, and whether it had fallen silent.
         self._going: dict[NodeId, bool] = {}
         self._lost: set[NodeId] = set()
@@ -106,25 +121,27 @@ class Partitions:
 
     def next_deadline(self) -> float:
         """When `tick` has something to tell, unless more happens before."""
-        return min(self._loss_due(), self._merge_due())
+        return -math.inf if self._tipped else min(self._loss_due(), self._merge_due())
 
     def handle(self, effects: Iterable[Effect], now: float) -> None:
         """Take in what the engine said, in one go."""
         for effect in effects:
             match effect:
                 case Suspected(member):
-                    self._suspects.add(member.node)
+                    self._suspects.setdefault(member.node, now)
                 case Cleared(member):
-                    self._suspects.discard(member.node)
+                    self._suspects.pop(member.node, None)
                 case Up(member):
                     self._came(member, now)
-                case Down(member):
-                    self._went(member, now)
+                case Down(member, reason):
+                    self._went(member, reason, now)
                 case _:
                     pass  # not about who is there
         if self._going and self._voters is None:
             members = (member.node.name for member in self._engine.members())
             self._voters = frozenset((*members, *(node.name for node in self._going)))
+        if self._lost:
+            self._weigh()
 
     def tick(self, now: float) -> list[MembersLost | SidesMerged]:
         """What is to be told by now."""
@@ -142,6 +159,12 @@ class Partitions:
                 records = filter(None, (self._engine.find(node.name) for node in gone))
                 events.append(MembersLost(_by_name(records), self.in_minority))
             self._review()
+        if events:
+            self._minority = self.in_minority
+        self._weigh()
+        if self._tipped:
+            events.append(MembersLost((), True))
+            self._minority, self._tipped = True, False
         return events
 
     def _came(self, member: Member, now: float) -> None:
@@ -153,10 +176,10 @@ class Partitions:
             self._last_up = now
         self._review()
 
-    def _went(self, member: Member, now: float) -> None:
+    def _went(self, member: Member, reason: str, now: float) -> None:
         node = member.node
-        silent = node in self._suspects
-        self._suspects.discard(node)
+        silent_s = now - self._suspects.pop(node, now)
+        silent = reason == SILENT or (reason != REFUSED and silent_s >= self._silence_s)
         was_back = self._back.pop(node, None) is not None  # which nobody was told
         if member.state is not MemberState.DOWN:
             return  # it left, or a later life has its place
@@ -168,6 +191,12 @@ class Partitions:
             self._began = now
         self._going[node] = silent
         self._last_down = now
+
+    def _weigh(self) -> None:
+        """Has this side become the smaller one, and no loss or merge is about to say so?"""
+        minority, told_soon = self.in_minority, bool(self._going or self._back)
+        self._minority = self._minority and minority
+        self._tipped = minority and not self._minority and not told_soon
 
     def _loss_due(self) -> float:
         if not self._going:

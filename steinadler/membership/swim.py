@@ -40,6 +40,8 @@ from steinadler.identity import Address, NodeId
 from steinadler.membership.beliefs import Beliefs
 from steinadler.membership.detection import Detector
 from steinadler.membership.events import (
+    REFUSED,
+    SILENT,
     Admission,
     Bar,
     Blocked,
@@ -275,7 +277,7 @@ class Swim:
             self._beliefs.accuse(entry, now)
         for entry in self._detector.condemned(now):
             suspect = entry.member.state is MemberState.SUSPECT
-            reason = "no sign of life" if suspect else "connection lost"
+            reason = SILENT if suspect else "connection lost"
             self._beliefs.believe_state(entry, MemberState.DOWN, reason, now)
         if self._round_at <= now:
             self._round_at = max(self._round_at + self._settings.probe_interval_s, now)
@@ -361,7 +363,7 @@ class Swim:
     def _on_refused(self, node: NodeId, now: float) -> None:
         entry = self._table.entry_of(node)
         if entry is not None and entry.link is Link.LOST and entry.member.state.is_member:
-            self._beliefs.believe_state(entry, MemberState.DOWN, "connection refused", now)
+            self._beliefs.believe_state(entry, MemberState.DOWN, REFUSED, now)
 
     def _on_leave(self) -> None:
         self._beliefs.leave()

@@ -83,7 +83,7 @@ class Driving:
         self._config = config
         self._rng = rng
         self._listener = listener
-        self.partitions = Partitions(engine)
+        self.partitions = Partitions(engine, config.membership)
         self._strangers = Strangers(rng)
         self._strays = Strays()
         self._watches_until = -math.inf
@@ -272,6 +272,8 @@ class Driving:
     def _sides_changed(self, event: MembersLost | SidesMerged) -> None:
         names = ", ".join(member.node.name for member in event.members)
         match event:
+            case MembersLost(()):
+                logger.warning("members went while others are lost: this side is a minority now")
             case MembersLost():
                 size = "a minority" if event.minority else "no minority"
                 logger.warning("lost together: %s; this side is %s", names, size)

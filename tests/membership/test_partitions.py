@@ -36,7 +36,7 @@ class World:
         self.now = 100.0
         self.told: list[MembersLost | SidesMerged] = []
         self.engine = Swim(Member(NodeId(me, 1)), SETTINGS, random.Random(1), observer=observer)
-        self.partitions = Partitions(self.engine)
+        self.partitions = Partitions(self.engine, SETTINGS)
         self.lives = dict.fromkeys(others, 1)
         self.words = dict.fromkeys(others, 0)
         friend = self.friend = NodeId(others[0], 1)
@@ -69,6 +69,7 @@ class World:
 
     def falls_silent(self, *names: str) -> None:
         self.hear(SUSPECT, *names)
+        self.now += SETTINGS.suspicion_s
         self.hear(DOWN, *names)
 
     def wait(self, seconds: float) -> None:
@@ -137,6 +138,33 @@ def test_a_process_that_died_alone_is_no_loss_and_several_at_once_are() -> None:
     world.hear(DOWN, "c", "d", "e")
     world.wait(QUIET_S)
     assert world.take() == [("MembersLost", "c d e", True)]
+
+
+def test_a_death_is_certain_also_where_a_word_of_suspicion_came_first() -> None:
+    """Whoever was refused had suspected it since the connection broke, milliseconds ago."""
+    world = World("b", "a", "c", "d", "e")
+    world.hear(SUSPECT, "c")
+    world.now += 0.1
+    world.hear(DOWN, "c")
+    assert world.partitions.tick(world.now + QUIET_S) == []
+    assert world.partitions.lost == 0
+
+
+@pytest.mark.parametrize("how", [DOWN, LEFT])
+def test_a_side_that_shrinks_to_a_minority_is_told_so(how: MemberState) -> None:
+    """Nobody more is lost by it."""
+    world = World("d", "c", "a", "b", "e")
+    world.falls_silent("a", "b")
+    world.wait(QUIET_S)
+    assert world.take() == [("MembersLost", "a b", False)]
+    world.hear(how, "e")
+    world.wait(QUIET_S)
+    assert world.take() == [("MembersLost", "", True)]
+    assert world.partitions.lost == 2
+    world.wait(5)
+    world.hear(ALIVE, "a", "b")
+    world.wait(5)
+    assert world.take() == [("SidesMerged", "a b", False)]
 
 
 def test_a_silent_one_is_lost_also_alone() -> None:

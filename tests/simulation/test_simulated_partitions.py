@@ -209,3 +209,32 @@ async def test_a_node_that_is_to_stop_in_a_minority_stops(autojump_clock: MockCl
                 with apart(cluster, "alice bob carol dave", "erin"), trio.fail_after(10):
                     await trio.sleep_forever()
         assert [node.name for node in cluster.running()] == list(FIVE[:4])
+
+
+async def test_a_node_stops_also_where_a_certain_death_leaves_it_in_a_minority(
+    autojump_clock: MockClock,
+) -> None:
+    stop = Config(in_minority=Minority.STOP)
+    async with SimulatedCluster(3) as cluster:
+        await cluster.start("alice", "bob")
+        with pytest.raises(InMinority, match=r"^carol is in a minority: 1 of 2 members are here"):
+            async with cluster.open("carol", config=stop) as carol:
+                with trio.fail_after(10):
+                    await cluster.agreed()
+                with cluster.paused("alice"), trio.fail_after(20):
+                    await trio.sleep(6)
+                    assert (carol.in_minority, len(carol.members())) == (False, 2)
+                    cluster.crash("bob")
+                    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_one_that_is_killed_is_lost_for_nobody(seed: int, autojump_clock: MockClock) -> None:
+    """Its host refuses dials, which is known for certain; whoever was told of it first suspects."""
+    async with SimulatedCluster(seed) as cluster:
+        _, *others = await five(cluster)
+        async with sides_of(*others) as told:
+            cluster.crash("alice")
+            await trio.sleep(5)
+            assert told == {node.name: [] for node in others}
+        assert [node.statistics().members_lost for node in others] == [0] * 4
