@@ -222,6 +222,7 @@ def parse_address(text: str) -> Address:
     if (
         not colon
         or not host
+        or any(character.isspace() or not character.isprintable() for character in host)
         or not port.isascii()
         or not port.isdigit()
         or len(port) > 5  # which also spares `int` thousands of digits

@@ -12,7 +12,7 @@ from __future__ import annotations
 import click
 
 from steinadler.cli.observing import briefly_joining
-from steinadler.cli.options import Where, as_json
+from steinadler.cli.options import Seconds, Where, as_json
 from steinadler.cli.output import console, harmless, print_json
 from steinadler.cli.running import run_once
 from steinadler.diagnosis import Diagnosis, Level, Subject, examine
@@ -26,7 +26,7 @@ _WIDTH = max(map(len, Level))
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0, min_open=True, max=86_400),
+    type=Seconds(0, min_open=True, max=86_400),
     default=15.0,
     show_default=True,
     metavar="SECONDS",

@@ -31,6 +31,7 @@ from steinadler.cli.options import (
     LABEL,
     NODE_NAME,
     At,
+    Seconds,
     Where,
     as_json,
     authorizing,
@@ -96,7 +97,7 @@ def _carrying(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--drain-timeout",
             "drain_s",
-            type=click.FloatRange(0, 86400),
+            type=Seconds(0, 86400),
             default=10.0,
             metavar="SECONDS",
             help="How long open connections may take to end at SIGTERM.  [default: 10]",

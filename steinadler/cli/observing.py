@@ -15,7 +15,7 @@ from typing import Any
 import click
 import trio
 
-from steinadler.cli.options import JSON, MODULE, Reader, Where, as_json, joining
+from steinadler.cli.options import JSON, MODULE, Reader, Seconds, Where, as_json, joining
 from steinadler.cli.output import console, pretty_json, print_json, table
 from steinadler.cli.running import Failed, failing_at, run_once
 from steinadler.errors import (
@@ -193,7 +193,7 @@ def timeout(command: Any) -> Any:
     return click.option(
         "--timeout",
         "timeout_s",
-        type=click.FloatRange(0, min_open=True, max=86_400),
+        type=Seconds(0, min_open=True, max=86_400),
         default=5.0,
         show_default=True,
         metavar="SECONDS",

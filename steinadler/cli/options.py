@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import logging
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -54,6 +55,16 @@ class Reader(click.ParamType):  # type: ignore[type-arg]  # it has none before c
             return self._read(value)
         except ConfigError as error:
             self.fail(str(error), param, ctx)
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds in a range: `nan`, which no comparison keeps out, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import trio
 
 from steinadler.cli.administering import Spreading, folder_of, has
 from steinadler.cli.observing import briefly_joining, observing
-from steinadler.cli.options import NODE_NAME, Where, as_json
+from steinadler.cli.options import NODE_NAME, Seconds, Where, as_json
 from steinadler.cli.output import console, print_json, table
 from steinadler.cli.running import Failed, run_once
 from steinadler.errors import SteinadlerError
@@ -29,7 +29,7 @@ def _patience(command: Any) -> Any:
     return click.option(
         "--timeout",
         "timeout_s",
-        type=click.FloatRange(0, min_open=True, max=86_400),
+        type=Seconds(0, min_open=True, max=86_400),
         default=15.0,
         show_default=True,
         metavar="SECONDS",

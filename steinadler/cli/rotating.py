@@ -10,7 +10,7 @@ import trio
 
 from steinadler.cli.administering import Lacks, Spreading, folder_of, has
 from steinadler.cli.observing import briefly_joining, observing
-from steinadler.cli.options import Where, as_json
+from steinadler.cli.options import Seconds, Where, as_json
 from steinadler.cli.output import print_json
 from steinadler.cli.running import run_once
 from steinadler.security.authority import fingerprint
@@ -24,7 +24,7 @@ from steinadler.security.trust import Trust
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0, min_open=True, max=86_400),
+    type=Seconds(0, min_open=True, max=86_400),
     default=120.0,
     show_default=True,
     metavar="SECONDS",

@@ -24,6 +24,7 @@ from steinadler.cli.options import (
     LABEL,
     NODE_NAME,
     At,
+    Seconds,
     Where,
     as_json,
     authorizing,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 _DEFAULTS = EntitySettings()
 _PORT = click.IntRange(0, 65535)
-_SECONDS = click.FloatRange(0.001, 86400)
+_SECONDS = Seconds(0.001, 86400)
 
 
 @click.command()

@@ -74,7 +74,8 @@ class Source(abc.ABC):
         `task_status.started()` is called as soon as the source is at work, or has given up on
         its set-up.  A source that cannot work (no network, no permission) says so in one warning
         on the logger `steinadler.discovery` and returns; it does not raise, because a node must
-        not fail over one of several ways to find others.  What `found` raises is not caught.
+        not fail over one of several ways to find others.  One that raises all the same is in the
+        log with its traceback, and is not run again.
 
         On cancellation it withdraws what it announced and leaves no thread, file or socket
         behind, within about a second.

@@ -55,7 +55,7 @@ async def join_cluster(
     *,
     name: str | None = None,
     cluster: str | None = None,
-    home: Path | None = None,
+    home: str | Path | None = None,
     seeds: Iterable[str | Address] = (),
     mdns: bool = True,
     patience_s: float = PATIENCE_S,

@@ -276,8 +276,7 @@ class Naming:
     def _require_ours(self, process: ProcessId) -> None:
         if self._observer:
             raise ConfigError("an observer is no member: its processes have no name in the cluster")
-        if process.node != self.me or self._processes.by_number(process.number) is None:
-            raise NoSuchProcess(process)
+        self._processes.require(process)
 
     # -- members ------------------------------------------------------------------------------
 

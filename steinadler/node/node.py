@@ -233,8 +233,7 @@ class Node:
         Raises `NameConflict` when another process has it, `NoSuchProcess` when the process is
         not alive here, `ConfigError` when it cannot be a name.
         """
-        if process.node != self.id or self._processes.by_number(process.number) is None:
-            raise NoSuchProcess(process)
+        self._processes.require(process)
         self._processes.names.register(name, process.number)
 
     def unregister(self, name: str) -> None:

@@ -45,7 +45,7 @@ async def open_node(
     sources: Iterable[Source] = (),
     labels: Mapping[str, str] | None = None,
     cluster: str | None = None,
-    home: Path | None = None,
+    home: str | Path | None = None,
     observer: bool = False,
     role: str | None = None,
     credentials: Credentials | None = None,
@@ -94,6 +94,10 @@ async def open_node(
     check_node_name(name)
     if isinstance(seeds, str):
         raise ConfigError(f"seeds is a list of addresses, as in seeds=[{seeds!r}]")
+    sources = (sources,) if isinstance(sources, Source) else tuple(sources)
+    for source in sources:
+        if not isinstance(source, Source):
+            raise ConfigError(f"sources are `discovery.Source`s, and {source!r} is none")
     for item in (labels or {}).items():
         if not all(isinstance(text, str) for text in item):
             raise ConfigError(f"labels are texts; {item[0]!r}: {item[1]!r} is not")
@@ -167,7 +171,7 @@ class _Prepared(NamedTuple):
 
 
 def _prepare(
-    home: Path | None,
+    home: str | Path | None,
     cluster: str | None,
     role: str | None,
     name: str,

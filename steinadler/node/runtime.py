@@ -49,6 +49,7 @@ from steinadler.node.trusting import Trusting
 from steinadler.node.watching import Watching
 from steinadler.process import Exports, Process, ProcessStatistics
 from steinadler.process.exports import ProcessFunction
+from steinadler.process.process import describe
 from steinadler.process.table import Processes, WhenDone
 from steinadler.security.policy import Action, Policy
 from steinadler.stream.streams import Streams
@@ -306,7 +307,7 @@ class Runtime:
                 peering = partial(self.peering.run, listen=listen)
                 self.addresses = await nursery.start(peering, host, port)
                 for source in sources():
-                    nursery.start_soon(source.run, self._found)
+                    nursery.start_soon(self._run_source, source)
                 try:
                     yield
                 finally:
@@ -314,6 +315,14 @@ class Runtime:
                         await self._close()
             finally:
                 shelter.cancel()
+
+    async def _run_source(self, source: Source) -> None:
+        """As with a process: what somebody's source raises is in the log, and the node goes on."""
+        try:
+            await source.run(self._found)
+        except Exception as error:
+            source.problem = f"it failed: {describe(error)}"
+            logger.exception("%r failed, and finds nobody any more", source)
 
     def _found(self, candidate: Candidate) -> None:
         self.peering.propose(candidate.address)

@@ -9,7 +9,7 @@ from typing import Any
 import outcome
 import trio
 
-from steinadler.errors import ConfigError, NodeClosed
+from steinadler.errors import ConfigError, NodeClosed, NoSuchProcess
 from steinadler.identity import NodeId, ProcessId
 from steinadler.process.exports import ProcessFunction
 from steinadler.process.mailbox import Mailbox
@@ -90,6 +90,18 @@ class Processes:
                 return self._processes.get(found) if found is not None else None
             case ToNode() | ToStream():
                 return None
+
+    def require(self, process: ProcessId) -> None:
+        """Raise `NoSuchProcess` for one that is not alive on this node, and `ConfigError` for what
+        is no ProcessId."""
+        if not isinstance(process, ProcessId):
+            raise ConfigError(
+                f"{process!r} is no ProcessId, as `spawn` returns and `whereis` finds"
+            )
+        if process.node != self._node:
+            raise NoSuchProcess(f"{process} among those of this node, {self._node.name}")
+        if process.number not in self._processes:
+            raise NoSuchProcess(process)
 
     def by_number(self, number: int) -> Process | None:
         """The living process of that number."""

@@ -58,15 +58,15 @@ _CLUSTER_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
 _UNFINISHED = ".unfinished-"
 
 
-def open_home(path: Path | None = None) -> Home:
+def open_home(path: str | Path | None = None) -> Home:
     """The home at `path`; else at `$STEINADLER_HOME`; else in the user's configuration folder.
 
     Touches nothing on disk: folders are made when something is first put into them.
     """
     if path is None:
         named = os.environ.get(HOME_VARIABLE)
-        path = Path(named) if named else platformdirs.user_config_path("steinadler", False)
-    return Home(path.expanduser())
+        path = named or platformdirs.user_config_path("steinadler", False)
+    return Home(Path(path).expanduser())
 
 
 class Home:

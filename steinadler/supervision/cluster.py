@@ -100,6 +100,9 @@ async def cluster_supervisor(
         raise ConfigError(f"a cluster supervisor is one_for_one, and not {spec.strategy}")
     for child in spec.children:
         me.node.exports.name_of(child.function)
+    for item in (labels or {}).items():
+        if not all(isinstance(text, str) for text in item):
+            raise ConfigError(f"labels are texts; {item[0]!r}: {item[1]!r} is not")
     shell = Shell(me, Supervision(spec, in_order=False))
     async with trio.open_nursery() as nursery:
         await shell.run(_Members(shell, nursery, dict(labels or {})))
@@ -318,7 +321,11 @@ async def _child(
     me: Process, supervisor: ProcessId, token: int, function: str, args: Iterable[Any]
 ) -> Any:
     """A child at work: its supervisor is asked first, and followed when it ends."""
-    run = find(me, function)
+    try:
+        run = find(me, function)
+    except ConfigError:
+        await _told(me, supervisor, ("$child", token, me.id, True))  # which hears why it ends
+        raise
     me.function_name = function  # what the log calls it
     waits = waits_for_started(run)
     async with trio.open_nursery() as nursery:

@@ -165,7 +165,9 @@ class Supervision:
             return self._settle(now)
         if not faultless and self._too_many(now):
             limit = f"{self._spec.intensity} in {self._spec.period_s:g} s"
-            return self._give_up(f"the restart limit ({limit}) is reached: {id_!r} ended", now)
+            return self._give_up(
+                f"the restart limit ({limit}) is reached: {id_!r} ended: {reason}", now
+            )
         for other in self._with(child):
             other.doomed = other.alive
         return self._settle(now)

@@ -35,6 +35,7 @@ from steinadler.wire.as_json import to_json
         (("node", "a", "--seed-dns", "nodes.test:0"), ["'nodes.test:0' is not an address"]),
         (("top", "--seed-srv", "x" * 64), ["is not a name that DNS could know"]),
         (("members", "--timeout", "0"), ["--timeout"]),
+        (("members", "--timeout", "nan"), ["--timeout", "no number of seconds"]),
         (("node", "not a name"), ["cannot name a node"]),
         (("top", "not a name"), ["cannot name a node"]),
         (("top", "a", "b"), ["unexpected extra argument"]),

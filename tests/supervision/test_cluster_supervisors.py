@@ -468,6 +468,25 @@ async def test_a_whole_tree_may_be_a_child(autojump_clock: MockClock) -> None:
                 assert (await down.wait()).reason == "shutdown"
 
 
+async def test_what_a_child_far_away_failed_with_is_told(autojump_clock: MockClock) -> None:
+    async with SimulatedCluster(1) as cluster:
+        alice = await begin(cluster, "alice", spec=SupervisorSpec(), role="worker")
+        await cluster.start("bob", labels={"role": "worker"})
+        await trio.sleep(1)
+        with trio.fail_after(5), pytest.raises(RemoteError, match="exported as 'nowhere' on bob"):
+            await supervision.start_child(alice, "top", ChildSpec("x", "nowhere"))
+
+
+async def test_labels_that_no_member_can_have_are_refused(autojump_clock: MockClock) -> None:
+    async with SimulatedCluster(1) as cluster:
+        (alice,) = await cluster.start("alice")
+        labels: Any = {"cores": 4}
+        top = alice.spawn(steinadler.cluster_supervisor, six(), labels)
+        async with alice.monitor(top) as down:
+            with trio.fail_after(5):
+                assert "labels are texts; 'cores': 4 is not" in (await down.wait()).reason
+
+
 async def test_a_start_that_nobody_ordered_is_refused(autojump_clock: MockClock) -> None:
     async with SimulatedCluster(1) as cluster:
         alice = await begin(cluster, "alice", "bob")

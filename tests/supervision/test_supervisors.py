@@ -158,7 +158,10 @@ async def test_the_restart_limit_ends_all_and_says_why(
         await node.send(await pid(node, "b", other_than=first), "crash")
         with trio.fail_after(5):
             reason = (await monitor.wait()).reason
-    assert reason == "shutdown: the restart limit (1 in 5 s) is reached: 'b' ended"
+    assert (
+        reason
+        == "shutdown: the restart limit (1 in 5 s) is reached: 'b' ended: ValueError: as told"
+    )
     assert log == ["+a", "+b", "-b", "+b", "-b", "-a"]
     errors = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert [message for message in errors if "gives up" not in message] == [
