@@ -16,6 +16,7 @@ from steinadler.node.events import (
     NodeDown,
     NodeUp,
 )
+from steinadler.node.groups import Group
 from steinadler.node.joining import Joined, join_cluster
 from steinadler.node.node import Node
 from steinadler.node.opening import open_node
@@ -29,6 +30,7 @@ __all__ = [
     "Event",
     "EventStream",
     "EventsLost",
+    "Group",
     "Joined",
     "MembersLost",
     "Monitor",
