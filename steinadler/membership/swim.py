@@ -167,6 +167,10 @@ class Swim:
         """The members that this node keeps connected to, connected or not."""
         return tuple(entry.member.node for entry in self._neighbours)
 
+    def observers(self) -> tuple[NodeId, ...]:
+        """The observers that are connected to this node."""
+        return tuple(sorted(self._rumours.observers))
+
     def is_neighbour(self, node: NodeId) -> bool:
         """Whether this node keeps connected to that very life of a member."""
         return node.name in self._neighbours and self._table.entry_of(node) is not None

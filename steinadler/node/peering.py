@@ -152,6 +152,10 @@ class Peering:
         """The neighbours that are connected now: who is talked to regularly."""
         return tuple(node for node in self._engine.neighbours() if self._is_connected(node))
 
+    def observers(self) -> tuple[NodeId, ...]:
+        """The observers that are connected to this node."""
+        return self._engine.observers()
+
     def neighbours_of(self, name: str) -> tuple[NodeId, ...]:
         """The neighbours of any member, as far as this node knows the members."""
         return self._engine.neighbours_of(name)

@@ -55,7 +55,8 @@ MAX_ENTRIES = 1_000_000
 class Exchange:
     """One node's replicas: its own, which only it changes, and one of every other member.
 
-    `neighbours` tells which members this node is to keep talking to, and is connected to now.
+    `neighbours` tells which members this node is to keep talking to, and is connected to now,
+    `observers` which observers: they are told the same, and have nothing to tell.
     `change` puts an entry into a replica in force, and `replaced` hears that one took another's
     place; both add to the effects what follows.
     """
@@ -65,12 +66,14 @@ class Exchange:
         me: NodeId,
         rng: random.Random,
         neighbours: Callable[[], Collection[NodeId]],
+        observers: Callable[[], Collection[NodeId]],
         change: Callable[[Replica, Entry, list[Effect]], None],
         replaced: Callable[[Replica, Replica, list[Effect]], None],
     ) -> None:
         self._me = me
         self._rng = rng
         self._neighbours = neighbours
+        self._observers = observers
         self._change = change
         self._replaced = replaced
         self.own = Replica(me)
@@ -109,7 +112,7 @@ class Exchange:
         return self._told < self.own.version
 
     def news(self) -> list[Effect]:
-        """Tell the neighbours what changed here since the last time.
+        """Tell the neighbours, and observers, what changed here since the last time.
 
         A long piece of news is told in its beginning, and the rest of it is asked for.
         """
@@ -117,7 +120,7 @@ class Exchange:
             return []
         update = self.own.since(self._told, self._told)
         self._told = self.own.version
-        return [Tell(node, update) for node in self._neighbours()]
+        return [Tell(node, update) for node in (*self._neighbours(), *self._observers())]
 
     def compare(self, now: float) -> list[Effect]:
         """Ask one neighbour at random whether it holds the same."""
@@ -139,12 +142,12 @@ class Exchange:
             del self.arriving[origin]
 
     def _some_others(self, *but: NodeId) -> list[NodeId]:
-        """A few neighbours to tell on to, where there are members beyond them."""
+        """A few neighbours and all observers to tell on to, where there are members beyond them."""
         neighbours = self._neighbours()
         if len(self.replicas) <= len(neighbours) + 1:
             return []
         others = [node for node in neighbours if node not in but]
-        return self._rng.sample(others, min(FANOUT, len(others)))
+        return [*self._rng.sample(others, min(FANOUT, len(others))), *self._observers()]
 
     def _tell_what_was_learned(self) -> list[Effect]:
         """What was asked for may be news to others."""

@@ -40,7 +40,8 @@ def _anything(node: NodeId, text: str) -> bool:
 class Registry:
     """The registry's engine.  Its inputs return what is to be done; its queries are look-ups.
 
-    `neighbours` tells which members this node is to keep talking to, and is connected to now.
+    `neighbours` tells which members this node is to keep talking to, and is connected to now,
+    `observers` which observers.
     `may_register` and `may_join` tell which names and groups a node may have, by its role.
     """
 
@@ -49,11 +50,12 @@ class Registry:
         me: NodeId,
         rng: random.Random,
         neighbours: Callable[[], Collection[NodeId]],
+        observers: Callable[[], Collection[NodeId]] = tuple,
         may_register: Callable[[NodeId, str], bool] = _anything,
         may_join: Callable[[NodeId, str], bool] = _anything,
     ) -> None:
         self._me = me
-        self._exchange = Exchange(me, rng, neighbours, self._change, self._replaced)
+        self._exchange = Exchange(me, rng, neighbours, observers, self._change, self._replaced)
         self._own = self._exchange.own
         self._replicas = self._exchange.replicas
         self._index = Index(self._replicas, may_register, may_join)

@@ -14,9 +14,11 @@ import steinadler
 import steinadler.testing
 from steinadler import (
     Call,
+    Config,
     ConfigError,
     Down,
     Exit,
+    MembershipSettings,
     NameConflict,
     Node,
     NoSuchProcess,
@@ -223,6 +225,32 @@ async def test_an_observer_finds_names_of_the_cluster(nodes: Any, three: list[No
         assert await watcher.whereis("boss@*") == boss
         with pytest.raises(ConfigError, match="observer"):
             await watcher.register_global("mine", watcher.spawn(echo))
+
+
+@pytest.mark.parametrize("members", [3, 8])
+async def test_an_observer_hears_of_names_as_soon_as_members_do(
+    members: int, autojump_clock: Any
+) -> None:
+    """It need not wait until it compares, every two seconds; in a mesh, and beyond one."""
+    config = Config(membership=MembershipSettings(mesh_size=4, rings=2))
+    async with steinadler.testing.SimulatedCluster(seed=1, config=config) as cluster:
+        nodes = await cluster.start(*(f"n{number:02}" for number in range(members)))
+        (watcher,) = await cluster.start("watcher", observer=True)
+        with trio.fail_after(30):
+            await cluster.agreed()
+        for number in range(5):
+            await trio.sleep(1 + number / 5)  # wherever its clock is
+            boss = nodes[-1].spawn(echo)
+            await nodes[-1].register_global("boss", boss)
+            nodes[-1].group("bosses").join(boss)
+            await trio.sleep(0.1)
+            assert await watcher.call("boss@*", 1) == (boss, 1)
+            assert watcher.group("bosses").members() == [boss]
+            nodes[-1].exit(boss)
+            await trio.sleep(0.1)
+            assert watcher.group("bosses").members() == []
+            with pytest.raises(NoSuchProcess):
+                await watcher.call("boss@*", 2)
 
 
 async def test_halves_that_merge_leave_one_holder_and_tell_the_other(autojump_clock: Any) -> None:
