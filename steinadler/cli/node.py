@@ -261,6 +261,8 @@ def _tell(event: dict[str, Any], as_json: bool) -> None:
             text = f"{name} is up, {f'at {address}' if address else _DIALS_OUT}"
         case {"event": "down", "name": name, "reason": reason}:
             text = f"{name} is down: {reason}"
+        case {"event": "members_lost", "names": []}:
+            text = "members went while others are lost: this side is a minority now"
         case {"event": "members_lost", "names": names, "minority": minority}:
             side = "a minority" if minority else "no minority"
             text = f"lost together: {', '.join(names)}; this side is {side}"
