@@ -10,7 +10,8 @@ silent: its host refused a dial, of ours or of whoever says so, and its process 
 other side.  Several at a time are lost even so, because a firewall that rejects answers just like
 hosts whose processes have died; and one that fell silent may be alive elsewhere, alone or not.
 Where somebody else's verdict has no reason with it, the time tells: a verdict on silence takes
-`suspicion_s` from the first word of suspicion, and a refusal comes with it or soon after.
+`suspicion_s` from the first word of suspicion, and a refusal comes with it or soon after.  A node
+that was itself late cannot tell, and takes it for silence.
 
 **A minority** is fewer than half of those who were members before the first loss and are here now
 or still lost; of two exact halves, the one without the lowest name.  So at most one side is none,
@@ -37,6 +38,7 @@ from steinadler.identity import NodeId
 from steinadler.membership.events import (
     REFUSED,
     SILENT,
+    Blocked,
     Cleared,
     Down,
     Effect,
@@ -89,6 +91,7 @@ class Partitions:
         # The names that count, while somebody is missing; otherwise everybody's would.
         self._voters: frozenset[str] | None = None
         self._suspects: dict[NodeId, float] = {}  # and since when
+        self._late_at = -math.inf
         # What was last told of it, and whether it is so no more for another reason than a loss.
         self._minority = self._tipped = False
         # Who went down since the last loss was told, and whether it had fallen silent.
@@ -125,6 +128,7 @@ class Partitions:
 
     def handle(self, effects: Iterable[Effect], now: float) -> None:
         """Take in what the engine said, in one go."""
+        somebody_moved = False
         for effect in effects:
             match effect:
                 case Suspected(member):
@@ -133,14 +137,18 @@ class Partitions:
                     self._suspects.pop(member.node, None)
                 case Up(member):
                     self._came(member, now)
+                    somebody_moved = True
                 case Down(member, reason):
                     self._went(member, reason, now)
+                    somebody_moved = True
+                case Blocked():
+                    self._late_at = now
                 case _:
                     pass  # not about who is there
         if self._going and self._voters is None:
             members = (member.node.name for member in self._engine.members())
             self._voters = frozenset((*members, *(node.name for node in self._going)))
-        if self._lost:
+        if somebody_moved:
             self._weigh()
 
     def tick(self, now: float) -> list[MembersLost | SidesMerged]:
@@ -179,7 +187,10 @@ class Partitions:
     def _went(self, member: Member, reason: str, now: float) -> None:
         node = member.node
         silent_s = now - self._suspects.pop(node, now)
-        silent = reason == SILENT or (reason != REFUSED and silent_s >= self._silence_s)
+        was_late = now - self._late_at < 2 * self._silence_s  # and heard both at once, perhaps
+        silent = reason == SILENT or (
+            reason != REFUSED and (was_late or silent_s >= self._silence_s)
+        )
         was_back = self._back.pop(node, None) is not None  # which nobody was told
         if member.state is not MemberState.DOWN:
             return  # it left, or a later life has its place
@@ -194,9 +205,12 @@ class Partitions:
 
     def _weigh(self) -> None:
         """Has this side become the smaller one, and no loss or merge is about to say so?"""
-        minority, told_soon = self.in_minority, bool(self._going or self._back)
+        if self._going or self._back:
+            self._tipped = False
+            return
+        minority = self.in_minority
+        self._tipped = minority and not self._minority
         self._minority = self._minority and minority
-        self._tipped = minority and not self._minority and not told_soon
 
     def _loss_due(self) -> float:
         if not self._going:

@@ -104,7 +104,7 @@ class Naming:
             me,
             rng,
             peering.neighbours,
-            peering.observers,
+            None if observer else peering.observers,
             lambda node, name: node == me or guard.may(node, Action.REGISTER, name),
             lambda node, group: node == me or guard.may(node, Action.JOIN, group),
         )

@@ -153,8 +153,7 @@ class Watching:
             unknown = isinstance(held.destination, ProcessName) and (
                 held.destination.node == ANY_NODE
             )
-            reason = NO_PROCESS if unknown else NO_CONNECTION
-            self._fire(held, reason, None, node_lost=not unknown)
+            self._fire(held, NO_PROCESS if unknown else NO_CONNECTION, None)
         else:
             request = MonitorRequest(held.reference, target, held.watcher)
             self._router.post(held.node, CONTROL, request)
@@ -166,10 +165,10 @@ class Watching:
         if held is not None:
             self._router.post(held.node, CONTROL, DemonitorRequest(reference))
 
-    def _fire(
-        self, held: Held, reason: str, process: ProcessId | None, *, node_lost: bool = False
-    ) -> None:
-        down = Down(process or held.destination, reason, held.reference, node_lost)
+    def _fire(self, held: Held, reason: str, process: ProcessId | None) -> None:
+        """`process`: what ended; None where nothing is known to have."""
+        ended = process is not None
+        down = Down(process or held.destination, reason, held.reference, ended)
         if held.watcher == HANDLE:
             handle = self._handles.pop(held.reference, None)
             if handle is not None:
@@ -310,7 +309,7 @@ class Watching:
     def peer_lost(self, node: NodeId) -> None:
         """Everything that hung on a peer's processes fires now, once (D1, M4)."""
         for held in self._held.node_down(node):
-            self._fire(held, NO_CONNECTION, None, node_lost=True)
+            self._fire(held, NO_CONNECTION, None)
         for local, other in self._links.node_down(node):
             process = self._processes.find(ToProcess(local))
             if process is not None:

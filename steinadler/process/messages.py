@@ -19,15 +19,14 @@ class Down:
 
     `reason` is its exit reason, "noproc" (there was none), "noconnection" (its node is down) or
     "notauthorized" (its node does not let this one watch it).
-    `process` is what was monitored; `reference` tells one monitor from another.  `node_lost`: its
-    node is down, or what was between it and this one is lost; otherwise "noconnection" is how the
-    process itself ended.
+    `process` is what was monitored; `reference` tells one monitor from another.  `ended`: the
+    process itself ended with that reason, also where it is one of those three.
     """
 
     process: ProcessId | ProcessName
     reason: str
     reference: int
-    node_lost: bool = field(default=False, compare=False)
+    ended: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class Exchange:
     """One node's replicas: its own, which only it changes, and one of every other member.
 
     `neighbours` tells which members this node is to keep talking to, and is connected to now,
-    `observers` which observers: they are told the same, and have nothing to tell.
+    `observers` which observers: they are told the same, and tell nothing; None on one of them.
     `change` puts an entry into a replica in force, and `replaced` hears that one took another's
     place; both add to the effects what follows.
     """
@@ -66,14 +66,15 @@ class Exchange:
         me: NodeId,
         rng: random.Random,
         neighbours: Callable[[], Collection[NodeId]],
-        observers: Callable[[], Collection[NodeId]],
+        observers: Callable[[], Collection[NodeId]] | None,
         change: Callable[[Replica, Entry, list[Effect]], None],
         replaced: Callable[[Replica, Replica, list[Effect]], None],
     ) -> None:
         self._me = me
         self._rng = rng
         self._neighbours = neighbours
-        self._observers = observers
+        self._observers = observers or tuple
+        self._is_observer = observers is None
         self._change = change
         self._replaced = replaced
         self.own = Replica(me)
@@ -144,7 +145,7 @@ class Exchange:
     def _some_others(self, *but: NodeId) -> list[NodeId]:
         """A few neighbours and all observers to tell on to, where there are members beyond them."""
         neighbours = self._neighbours()
-        if len(self.replicas) <= len(neighbours) + 1:
+        if self._is_observer or len(self.replicas) <= len(neighbours) + 1:
             return []
         others = [node for node in neighbours if node not in but]
         return [*self._rng.sample(others, min(FANOUT, len(others))), *self._observers()]

@@ -41,7 +41,7 @@ class Registry:
     """The registry's engine.  Its inputs return what is to be done; its queries are look-ups.
 
     `neighbours` tells which members this node is to keep talking to, and is connected to now,
-    `observers` which observers.
+    `observers` which observers; None where this node is one.
     `may_register` and `may_join` tell which names and groups a node may have, by its role.
     """
 
@@ -50,7 +50,7 @@ class Registry:
         me: NodeId,
         rng: random.Random,
         neighbours: Callable[[], Collection[NodeId]],
-        observers: Callable[[], Collection[NodeId]] = tuple,
+        observers: Callable[[], Collection[NodeId]] | None = tuple,
         may_register: Callable[[NodeId, str], bool] = _anything,
         may_join: Callable[[NodeId, str], bool] = _anything,
     ) -> None:

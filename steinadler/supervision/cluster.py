@@ -58,7 +58,7 @@ from steinadler.supervision.shell import (
     waits_for_started,
 )
 from steinadler.supervision.specs import ChildSpec, SupervisorSpec
-from steinadler.wire.signals import CLOSING, NO_PROCESS, SHUTDOWN
+from steinadler.wire.signals import CLOSING, NO_CONNECTION, NO_PROCESS, SHUTDOWN
 
 # What the process at the other end is exported as.
 CHILD = "$child"
@@ -217,13 +217,24 @@ class _Members:
 
     async def _outlived(self, life: _Life) -> bool:
         """Whether the name may have been the child's own: its former life was given up with that
-        node, and lives on there.  Waits for its end, once; then the name is free or another's."""
+        node, and lives on there.  Waits for its end; then the name is free, or another's."""
         before, life.before = life.before, None
         if before is None or not before.node_lost or before.process.node.name != life.node:
             return False
+        if before.process.node not in (member.node for member in self._me.node.members()):
+            return False  # and its successor knows nothing of it
+        if life.unwanted:
+            return True
         with trio.CancelScope() as life.waiting:
-            async with self._me.node.monitor(before.process) as down:
-                await down.wait()
+            try:
+                async with self._me.node.monitor(before.process) as down:
+                    end = await down.wait()
+            except MailboxFull:
+                life.before = before
+                await trio.sleep(ASK_AGAIN_S)
+            else:
+                if end.reason == NO_CONNECTION and not end.ended:
+                    life.before = before  # it was cut off once more
         return True
 
     def _watch(self, life: _Life, process: ProcessId) -> None:
@@ -258,18 +269,19 @@ class _Members:
         life = self._lives.get(id_)
         return life.process if life is not None else None
 
-    def lost(self, process: ProcessId, reason: str, node_lost: bool) -> tuple[str, bool] | None:
+    def lost(self, process: ProcessId, reason: str, ended: bool) -> tuple[str, bool] | None:
         life = self._by_process.pop(process, None)
         if life is None:
             return None
         del self._by_token[life.token]
         del self._lives[life.id]
-        # It ended before it was monitored, so it ran nothing: mostly because its node closes.
-        in_vain = reason == NO_PROCESS and not life.was_in_vain_on(process.node)
-        if node_lost or in_vain:
+        # A child may itself end with these reasons, by a link to what was not there or is lost, and
+        # that counts: it could be started again without end.
+        node_lost = not ended and reason == NO_CONNECTION
+        # Not there when it was to be monitored, so it ran nothing: mostly because its node closes.
+        in_vain = not ended and reason == NO_PROCESS and not life.was_in_vain_on(process.node)
+        if (node_lost or in_vain) and not life.unwanted and life.child.restart != "temporary":
             self._ends[life.id] = _End(process, node_lost)
-        # A child also exits with "noconnection" when it was linked to something on a node that
-        # went down, and that counts: it could be started again without end.
         return life.id, node_lost or in_vain or reason == CLOSING
 
     def _over(self, life: _Life, reason: str) -> None:

@@ -98,7 +98,7 @@ class _Local:
     def process_of(self, id_: str) -> ProcessId | None:
         return self._processes.get(id_)
 
-    def lost(self, process: ProcessId, reason: str, node_lost: bool) -> tuple[str, bool] | None:
+    def lost(self, process: ProcessId, reason: str, ended: bool) -> tuple[str, bool] | None:
         id_ = self._ids.pop(process, None)
         if id_ is None:
             return None

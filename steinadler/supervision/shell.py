@@ -54,9 +54,9 @@ class Children(Protocol):
     def process_of(self, id_: str) -> ProcessId | None:
         """Its process, if it has one."""
 
-    def lost(self, process: ProcessId, reason: str, node_lost: bool) -> tuple[str, bool] | None:
-        """That process is no more, by the word of its node or because that is lost: which child
-        ended so, and whether it is no fault of it; None if it was no child's."""
+    def lost(self, process: ProcessId, reason: str, ended: bool) -> tuple[str, bool] | None:
+        """That process is no more (`Down.ended`): which child's it was, and whether that is no
+        fault of the child; None if it was no child's."""
 
     def answer(self, call: Call) -> None:
         """Answer what only this kind of supervisor understands; raises `ConfigError`."""
@@ -118,8 +118,8 @@ class Shell:
             case Exit(process, reason):
                 if not self._lost(process, reason) and reason != NORMAL:
                     self.tell(lambda: self.engine.end(reason, trio.current_time()))
-            case Down(ProcessId() as process, reason, _, node_lost):
-                self._lost(process, reason, node_lost)
+            case Down(ProcessId() as process, reason, _, ended):
+                self._lost(process, reason, ended)
             case Call():
                 try:
                     self._answer(message)
@@ -128,9 +128,9 @@ class Shell:
             case _:
                 logger.warning("%s dropped a message: it takes only calls", self.me)
 
-    def _lost(self, process: ProcessId, reason: str, node_lost: bool = False) -> bool:
+    def _lost(self, process: ProcessId, reason: str, ended: bool = True) -> bool:
         """A process is no more; whether it was a child's."""
-        lost = self._children.lost(process, reason, node_lost)
+        lost = self._children.lost(process, reason, ended)
         if lost is None:
             return False
         id_, faultless = lost

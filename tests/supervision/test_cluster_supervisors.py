@@ -356,6 +356,52 @@ async def test_a_named_child_waits_for_the_end_of_its_former_life(
         assert after.process == await bob.whereis("c") != before.process
 
 
+async def test_a_named_child_waits_also_where_its_node_stands_still_again(
+    autojump_clock: MockClock,
+) -> None:
+    child = ChildSpec("c", placed_and_slow_to_end, (8,), name="c")
+    spec = SupervisorSpec([child], intensity=0)
+    async with SimulatedCluster(1) as cluster:
+        alice = await begin(cluster, "alice", spec=spec, role="worker")
+        bob = (await cluster.start("bob", labels={"role": "worker"}))[0]
+        await running(alice, 1)
+        for _ in range(2):
+            with cluster.paused("bob"):
+                await trio.sleep(5)
+            await trio.sleep(1)
+        await trio.sleep(10)
+        (after,) = await running(alice, 1)
+        assert after.process == await bob.whereis("c")
+
+
+async def test_a_child_that_waits_for_its_name_is_ended_at_once(autojump_clock: MockClock) -> None:
+    child = ChildSpec("c", placed_and_slow_to_end, (60,), name="c", shutdown="kill")
+    async with SimulatedCluster(1, latency_s=(0.05, 0.1)) as cluster:
+        alice = await begin(cluster, "alice", spec=SupervisorSpec([child]), role="worker")
+        await cluster.start("bob", labels={"role": "worker"})
+        await running(alice, 1)
+        with cluster.paused("bob"):
+            await trio.sleep(5)
+        with trio.fail_after(10):
+            while len(alice.members()) < 2:
+                await alice.wait_for_change()
+        await trio.sleep(0.01)  # it is being asked for, and its name is taken
+        with trio.fail_after(2):
+            await supervision.terminate_child(alice, "top", "c")
+
+
+async def test_a_child_that_ends_with_noproc_has_ended(autojump_clock: MockClock) -> None:
+    """It was linked to what is not there, as "noconnection" may come of a link, too."""
+    async with SimulatedCluster(1) as cluster:
+        alice = await begin(cluster, "alice", "bob", spec=six(intensity=0))
+        async with alice.monitor("top") as down:
+            child = (await running(alice, 6))[0]
+            assert child.process is not None
+            alice.exit(child.process, "noproc")
+            with trio.fail_after(5):
+                assert "restart limit" in (await down.wait()).reason
+
+
 async def test_a_name_that_is_somebody_elses_is_a_start_that_failed(
     autojump_clock: MockClock,
 ) -> None:
