@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections.abc import Callable
 from typing import Protocol, assert_never
 
 import trio
@@ -76,6 +77,7 @@ class Driving:
         config: Config,
         rng: random.Random,
         listener: MembershipListener,
+        is_up: Callable[[NodeId], None],
     ) -> None:
         self._node = node
         self._engine = engine
@@ -83,6 +85,7 @@ class Driving:
         self._config = config
         self._rng = rng
         self._listener = listener
+        self._tell_up = is_up  # after everybody else
         self.partitions = Partitions(engine, config.membership)
         self._strangers = Strangers(rng)
         self._strays = Strays()
@@ -128,7 +131,7 @@ class Driving:
     def session_lost(self, node: NodeId, reason: str) -> None:
         """A member lives, but what was between it and this node is lost: down, and up again."""
         member = self._engine.find(node.name)
-        if member is not None and self._is_up(node):
+        if member is not None and self.is_up(node):
             self._announce_down(member, reason)
             self._announce_up(member)
 
@@ -194,14 +197,15 @@ class Driving:
             for peer in self._connections.peers()
             if peer.link is not None
             and not peer.link.to_observer
-            and not self._is_up(peer.link.node)
+            and not self.is_up(peer.link.node)
         }
         for link in self._strays.over(strays, trio.current_time()):
             logger.info("gave %s up: it is down, and does not say that it lives", link.node)
             self._connections.end(link.node, "it is down, and does not say that it lives")
             self.handle(Disconnected(link.node, goodbye=False))
 
-    def _is_up(self, node: NodeId) -> bool:
+    def is_up(self, node: NodeId) -> bool:
+        """Whether that very life of a node is a member."""
         record = self._engine.find(node.name)
         return record is not None and record.node == node and record.state.is_member
 
@@ -264,6 +268,7 @@ class Driving:
         logger.info("%s is up", member.node)
         self._listener.node_up(member)
         self.wake_waiters()
+        self._tell_up(member.node)
 
     def _announce_down(self, member: Member, reason: str) -> None:
         self._listener.node_down(member, reason)

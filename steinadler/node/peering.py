@@ -9,11 +9,17 @@ The engine decides who is a member and who is a neighbour; `driving` does what i
 module is where connections report and where the rest of the node asks.  Neighbours are kept
 connected; another member has a connection while something is to be said to it; whoever is down
 loses it, and with it everything that hung on it.
+
+Two nodes that gave each other up are connected before either knows that the other lives: that takes
+word of its own death to each, and its refutation.  What one sends as soon as it does may be here
+before that, and waits: nothing comes from a node between its `NodeDown` and its `NodeUp`, as in
+Erlang.  It is no more than the peer has credit for, and goes with the link.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
@@ -93,7 +99,10 @@ class Peering:
         self._engine = Swim(
             me, config.membership, rng, observer=self._observer, vouched=self._may_be_so
         )
-        self._driving = Driving(node, self._engine, self.connections, config, rng, listener)
+        self._driving = Driving(
+            node, self._engine, self.connections, config, rng, listener, self._let_in
+        )
+        self._early: dict[Link, list[Arrived]] = {}  # from who is connected, and no member yet
         self._admitting = Admitting(node, self._engine, self.fail)
         self._closed = False
 
@@ -304,6 +313,8 @@ class Peering:
             again = self._engine.is_neighbour(link.node)
             self._driving.handle(Connected(member_of(hello)))
             self._listener.role_seen(link.node)
+            if link.connected and not self._driving.is_up(link.node):
+                self._early.setdefault(link, [])
             if again and link.connected:
                 self._listener.neighbour_connected(link.node)
 
@@ -312,6 +323,7 @@ class Peering:
         self._driving.handle(Disconnected(link.node, goodbye=False))
 
     def link_ended(self, link: Link, reason: str) -> None:
+        self._early.pop(link, None)
         if link.to_observer:
             self._driving.handle(ObserverDisconnected(link.node))
         self._listener.connection_changed(link.node)
@@ -323,11 +335,13 @@ class Peering:
     def peer_refused(self, node: NodeId) -> None:
         self._driving.handle(Refused(node))
 
-    def events(self, link: Link, events: list[Event]) -> None:
+    def events(self, link: Link, events: Sequence[Event]) -> None:
         for event in events:
             if link.state is LinkState.ENDED:
                 return  # by an event before this one: nothing of the peer's counts any more
             match event:
+                case Arrived() if link in self._early:
+                    self._early[link].append(event)
                 case Arrived():
                     self._listener.arrived(link, event)
                 case Gossiped(data):
@@ -341,6 +355,12 @@ class Peering:
                     self._say_farewell(link, reason)
                 case Granted():
                     pass  # the link wakes its senders by itself
+
+    def _let_in(self, node: NodeId) -> None:
+        """That node is a member: what came of it before."""
+        link = self.connections.link(node)
+        if link is not None:
+            self.events(link, self._early.pop(link, []))
 
     def _say_farewell(self, link: Link, reason: str) -> None:
         if not link.to_observer:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from contextlib import suppress
 
 import pytest
 import trio
 from simulated import collect, events_of, meet
 from trio.testing import MockClock
 
-from steinadler import NameConflict, Node
+from steinadler import DeliveryError, NameConflict, Node, Process
 from steinadler.node.events import NodeDown
 from steinadler.testing import Packet, PacketKind, Reset, SimulatedCluster
 
@@ -255,3 +257,41 @@ async def test_a_cut_in_a_first_handshake_is_no_death(
             nursery.cancel_scope.cancel()
     assert cut
     assert not [event for event in seen if isinstance(event, NodeDown)]
+
+
+@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
+async def test_nothing_comes_from_a_node_before_it_is_up_again(
+    seed: int, autojump_clock: MockClock
+) -> None:
+    """As in Erlang: the one that hears first that the other lives may have sent something."""
+    strangers: list[object] = []
+    heard = 0
+
+    async def listen(me: Process) -> None:
+        nonlocal heard
+        async for message in me:
+            heard += 1
+            if "bob" not in [member.node.name for member in me.node.members()]:
+                strangers.append(message)
+
+    async def talk(me: Process) -> None:
+        for number in itertools.count():
+            with suppress(DeliveryError):
+                await me.send("listen@alice", number)
+            await trio.sleep(0.002)
+
+    async with SimulatedCluster(seed, latency_s=(0.001, 0.1)) as cluster:
+        alice, bob, _ = await cluster.start("alice", "bob", "carol")
+        with trio.fail_after(10):
+            await cluster.agreed()
+        alice.spawn(listen, name="listen")
+        bob.spawn(talk)
+        for _ in range(3):
+            with cluster.partition({"alice"}, {"bob", "carol"}):
+                await trio.sleep(6)
+            before = heard
+            with trio.fail_after(10):
+                await cluster.agreed()
+            await trio.sleep(2)
+            assert heard > before
+    assert strangers == []
