@@ -263,7 +263,7 @@ async def test_a_cut_in_a_first_handshake_is_no_death(
 async def test_nothing_comes_from_a_node_before_it_is_up_again(
     seed: int, autojump_clock: MockClock
 ) -> None:
-    """As in Erlang: the one that hears first that the other lives may have sent something."""
+    """D3, as in Erlang: the one that hears first that the other lives may have sent something."""
     strangers: list[object] = []
     heard = 0
 
