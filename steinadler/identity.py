@@ -8,6 +8,7 @@ that it cannot be taken for the next one's (promise D3).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -210,6 +211,13 @@ def parse_destination(text: str) -> ProcessName:
     if node == ANY_NODE:
         return ProcessName(name, ANY_NODE)
     return ProcessName(name, check_node_name(node))
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raise `ConfigError` for labels that are not all texts."""
+    for name, value in labels.items():
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise ConfigError(f"labels are texts; {name!r}: {value!r} is not")
 
 
 def parse_address(text: str) -> Address:

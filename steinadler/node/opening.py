@@ -18,7 +18,14 @@ from steinadler.discovery.source import Found
 from steinadler.entity.store import Store
 from steinadler.entity.stores import open_store
 from steinadler.errors import ConfigError, SteinadlerError
-from steinadler.identity import OBSERVER, Address, NodeId, check_node_name, parse_address
+from steinadler.identity import (
+    OBSERVER,
+    Address,
+    NodeId,
+    check_labels,
+    check_node_name,
+    parse_address,
+)
 from steinadler.node.node import Node
 from steinadler.security.credentials import Credentials
 from steinadler.security.home import DEFAULT_CLUSTER, open_home
@@ -98,9 +105,7 @@ async def open_node(
     for source in sources:
         if not isinstance(source, Source):
             raise ConfigError(f"sources are `discovery.Source`s, and {source!r} is none")
-    for item in (labels or {}).items():
-        if not all(isinstance(text, str) for text in item):
-            raise ConfigError(f"labels are texts; {item[0]!r}: {item[1]!r} is not")
+    check_labels(labels or {})
     config = config or Config()
     rng = random.SystemRandom()  # nobody is to foresee the tokens of channels on offer
     addresses = [seed if isinstance(seed, Address) else parse_address(seed) for seed in seeds]

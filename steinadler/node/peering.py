@@ -8,12 +8,7 @@
 The engine decides who is a member and who is a neighbour; `driving` does what it asks for, and this
 module is where connections report and where the rest of the node asks.  Neighbours are kept
 connected; another member has a connection while something is to be said to it; whoever is down
-loses it, and with it everything that hung on it.
-
-Two nodes that gave each other up are connected before either knows that the other lives: that takes
-word of its own death to each, and its refutation.  What one sends as soon as it does may be here
-before that, and waits: nothing comes from a node between its `NodeDown` and its `NodeUp`, as in
-Erlang.  It is no more than the peer has credit for, and goes with the link.
+loses it, and with it everything that hung on it.  What comes from who is down waits (`early`).
 """
 
 from __future__ import annotations
@@ -52,6 +47,7 @@ from steinadler.membership import (
 )
 from steinadler.node.admitting import Admitting, member_of
 from steinadler.node.driving import Driving, MembershipListener
+from steinadler.node.early import Early
 from steinadler.transport.connections import Connections
 from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import Network
@@ -102,7 +98,7 @@ class Peering:
         self._driving = Driving(
             node, self._engine, self.connections, config, rng, listener, self._let_in
         )
-        self._early: dict[Link, list[Arrived]] = {}  # from who is connected, and no member yet
+        self._early = Early()
         self._admitting = Admitting(node, self._engine, self.fail)
         self._closed = False
 
@@ -314,7 +310,7 @@ class Peering:
             self._driving.handle(Connected(member_of(hello)))
             self._listener.role_seen(link.node)
             if link.connected and not self._driving.is_up(link.node):
-                self._early.setdefault(link, [])
+                self._early.expect(link)
             if again and link.connected:
                 self._listener.neighbour_connected(link.node)
 
@@ -323,7 +319,7 @@ class Peering:
         self._driving.handle(Disconnected(link.node, goodbye=False))
 
     def link_ended(self, link: Link, reason: str) -> None:
-        self._early.pop(link, None)
+        self._early.take(link)
         if link.to_observer:
             self._driving.handle(ObserverDisconnected(link.node))
         self._listener.connection_changed(link.node)
@@ -341,7 +337,7 @@ class Peering:
                 return  # by an event before this one: nothing of the peer's counts any more
             match event:
                 case Arrived() if link in self._early:
-                    self._early[link].append(event)
+                    self._early.keep(link, event)
                 case Arrived():
                     self._listener.arrived(link, event)
                 case Gossiped(data):
@@ -360,7 +356,7 @@ class Peering:
         """That node is a member: what came of it before."""
         link = self.connections.link(node)
         if link is not None:
-            self.events(link, self._early.pop(link, []))
+            self.events(link, self._early.take(link))
 
     def _say_farewell(self, link: Link, reason: str) -> None:
         if not link.to_observer:

@@ -43,7 +43,7 @@ from steinadler.errors import (
     RemoteError,
     SteinadlerError,
 )
-from steinadler.identity import NodeId, ProcessId
+from steinadler.identity import NodeId, ProcessId, check_labels
 from steinadler.process import DEFAULT_EXPORTS, Call, Process
 from steinadler.process.process import describe
 from steinadler.supervision.engine import Supervision
@@ -100,9 +100,7 @@ async def cluster_supervisor(
         raise ConfigError(f"a cluster supervisor is one_for_one, and not {spec.strategy}")
     for child in spec.children:
         me.node.exports.name_of(child.function)
-    for item in (labels or {}).items():
-        if not all(isinstance(text, str) for text in item):
-            raise ConfigError(f"labels are texts; {item[0]!r}: {item[1]!r} is not")
+    check_labels(labels or {})
     shell = Shell(me, Supervision(spec, in_order=False))
     async with trio.open_nursery() as nursery:
         await shell.run(_Members(shell, nursery, dict(labels or {})))

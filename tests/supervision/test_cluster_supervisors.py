@@ -390,18 +390,6 @@ async def test_a_child_that_waits_for_its_name_is_ended_at_once(autojump_clock: 
             await supervision.terminate_child(alice, "top", "c")
 
 
-async def test_a_child_that_ends_with_noproc_has_ended(autojump_clock: MockClock) -> None:
-    """It was linked to what is not there, as "noconnection" may come of a link, too."""
-    async with SimulatedCluster(1) as cluster:
-        alice = await begin(cluster, "alice", "bob", spec=six(intensity=0))
-        async with alice.monitor("top") as down:
-            child = (await running(alice, 6))[0]
-            assert child.process is not None
-            alice.exit(child.process, "noproc")
-            with trio.fail_after(5):
-                assert "restart limit" in (await down.wait()).reason
-
-
 async def test_a_name_that_is_somebody_elses_is_a_start_that_failed(
     autojump_clock: MockClock,
 ) -> None:
@@ -443,14 +431,18 @@ async def test_a_crash_counts_wherever_it_was(autojump_clock: MockClock) -> None
         assert here(cluster) == []
 
 
-async def test_an_end_by_a_link_to_a_lost_node_counts(autojump_clock: MockClock) -> None:
-    """It looks like the end of the child's own node; but that one is there, and it could go on."""
+@pytest.mark.parametrize("reason", ["noconnection", "noproc"])
+async def test_an_end_by_a_link_counts_whatever_was_linked(
+    reason: str, autojump_clock: MockClock
+) -> None:
+    """It looks like the loss of the child's own node, or a process that was never there; but the
+    child was there, and it could go on without end."""
     async with SimulatedCluster(1) as cluster:
         alice = await begin(cluster, "alice", "bob", spec=six(intensity=0))
         async with alice.monitor("top") as down:
             child = (await running(alice, 6))[0]
             assert child.process is not None
-            alice.exit(child.process, "noconnection")
+            alice.exit(child.process, reason)
             with trio.fail_after(5):
                 assert "restart limit" in (await down.wait()).reason
 
