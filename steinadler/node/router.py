@@ -327,7 +327,7 @@ class Router:
             # A call's error goes to its caller; and a flood is not to fill the log.
             if type(item) is bytes and self.counters.undecodable.bit_count() == 1:
                 logger.warning(
-                    "dropped a message to %s (the %dth that does not decode): %s",
+                    "dropped a message to %s (%d in all did not decode): %s",
                     process,
                     self.counters.undecodable,
                     error,
