@@ -266,6 +266,8 @@ def _tell(event: dict[str, Any], as_json: bool) -> None:
         case {"event": "members_lost", "names": names, "minority": minority}:
             side = "a minority" if minority else "no minority"
             text = f"lost together: {', '.join(names)}; this side is {side}"
+        case {"event": "sides_merged", "names": []}:
+            text = "some of the lost are missing no more: this side is a minority no more"
         case {"event": "sides_merged", "names": names}:
             text = f"back, as they were: {', '.join(names)}"
         case {"event": "name_conflict", "name": name, "winner": winner, "loser": loser}:

@@ -72,7 +72,9 @@ class SidesMerged:
     """These members, which were lost, are back in the same lives.
 
     Comes with the last `NodeUp` when nobody is missing any more, else a second after it.
-    `minority`: this node's side is still the smaller one, because others are missing.
+    `minority`: this node's side is still the smaller one, because others are missing.  It may also
+    cease to be that because one of the lost is started anew, leaves or is forgotten: then nobody
+    (more) is back, and `members` is empty.
     """
 
     members: tuple[Member, ...]
@@ -92,7 +94,8 @@ class Partitions:
         self._voters: frozenset[str] | None = None
         self._suspects: dict[NodeId, float] = {}  # and since when
         self._late_at = -math.inf
-        # What was last told of it, and whether it is so no more for another reason than a loss.
+        # What was last told of it, and whether it is otherwise now for another reason than those
+        # that are told in their time.
         self._minority = self._tipped = False
         # Who went down since the last loss was told, and whether it had fallen silent.
         self._going: dict[NodeId, bool] = {}
@@ -148,7 +151,7 @@ class Partitions:
         if self._going and self._voters is None:
             members = (member.node.name for member in self._engine.members())
             self._voters = frozenset((*members, *(node.name for node in self._going)))
-        if somebody_moved:
+        if somebody_moved or self._minority:  # whoever is forgotten does not say so
             self._weigh()
 
     def tick(self, now: float) -> list[MembersLost | SidesMerged]:
@@ -171,8 +174,8 @@ class Partitions:
             self._minority = self.in_minority
         self._weigh()
         if self._tipped:
-            events.append(MembersLost((), True))
-            self._minority, self._tipped = True, False
+            self._minority, self._tipped = not self._minority, False
+            events.append(MembersLost((), True) if self._minority else SidesMerged((), False))
         return events
 
     def _came(self, member: Member, now: float) -> None:
@@ -204,13 +207,9 @@ class Partitions:
         self._last_down = now
 
     def _weigh(self) -> None:
-        """Has this side become the smaller one, and no loss or merge is about to say so?"""
-        if self._going or self._back:
-            self._tipped = False
-            return
-        minority = self.in_minority
-        self._tipped = minority and not self._minority
-        self._minority = self._minority and minority
+        """Is this side the smaller one, or no more, and no loss or merge is about to say so?"""
+        about_to_tell = bool(self._going or self._back)
+        self._tipped = not about_to_tell and self.in_minority is not self._minority
 
     def _loss_due(self) -> float:
         if not self._going:

@@ -282,6 +282,8 @@ class Driving:
             case MembersLost():
                 size = "a minority" if event.minority else "no minority"
                 logger.warning("lost together: %s; this side is %s", names, size)
+            case SidesMerged(()):
+                logger.info("this side is a minority no more: %s", self.partitions)
             case SidesMerged():
                 logger.info("back, as they were: %s", names)
         self._listener.sides_changed(event)

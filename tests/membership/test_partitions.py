@@ -66,7 +66,8 @@ class World:
         """Wait until the engine has forgotten who is down."""
         end = self.now + SETTINGS.forget_s + SETTINGS.sync_interval_s
         while self.now <= end:
-            self.engine.tick(self.now)
+            effects = self.engine.tick(self.now)
+            self.partitions.handle([e for e in effects if not isinstance(e, Blocked)], self.now)
             self.now = max(self.now, self.engine.next_deadline())
         assert self.engine.find("c") is None
 
@@ -353,7 +354,7 @@ def test_who_is_started_anew_or_has_left_or_is_forgotten_is_missing_no_more(how:
             world.forget()
     assert not world.partitions.in_minority
     world.wait(QUIET_S)
-    assert [event[0] for event in world.take()] == ["MembersLost"], "that is no merge"
+    assert world.take() == [("MembersLost", "c d e", True), ("SidesMerged", "", False)]
 
 
 def test_an_observer_counts_whom_it_sees_and_not_itself() -> None:
