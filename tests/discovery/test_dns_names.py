@@ -177,6 +177,8 @@ FAILURES = [
     "no such name",
     "no addresses",
 ]
+# These say so; of the others no answer comes, and a busy machine's late one is the same.
+ANSWERED = {"refused", "server failure", "no such name", "no addresses"}
 
 
 @pytest.mark.parametrize("how", FAILURES)
@@ -185,7 +187,8 @@ async def test_what_was_known_is_proposed_while_dns_is_out_of_order(
 ) -> None:
     """One warning, not one a look; and when it works again, new answers are followed."""
     server.put(NAME, "A", ALICE.host)
-    async with proposing(names(server, timeout_s=0.05)) as proposed:
+    timeout_s = 5.0 if how in ANSWERED else 0.05
+    async with proposing(names(server, timeout_s=timeout_s)) as proposed:
         await proposed.until(ALICE)
         await failing(server, how)
         await until(lambda: warnings.records)
