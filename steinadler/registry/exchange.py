@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection
+from itertools import islice
 from typing import assert_never
 
 from steinadler.errors import RemoteProtocolError
@@ -31,6 +32,7 @@ from steinadler.registry.digests import Digests
 from steinadler.registry.effects import Effect, Tell
 from steinadler.registry.messages import (
     MAX_VERSION,
+    PIECES_TOGETHER,
     VERSIONS_TOGETHER,
     Entry,
     Message,
@@ -40,7 +42,7 @@ from steinadler.registry.messages import (
     Want,
 )
 from steinadler.registry.pulls import Lead, Pulls
-from steinadler.registry.replica import Replica
+from steinadler.registry.replica import ENTRIES_TOGETHER, Replica
 from steinadler.wire.quotas import Quota
 
 # Where not everybody is a neighbour, whoever learns something tells so many.
@@ -170,13 +172,14 @@ class Exchange:
                 return self._versions(sender, differing)
             case Versions(versions):
                 effects = self._compared(sender, versions)
-            case Want(origin, version, started):
+            case Want(origin, version, started, pieces):
                 replica = self.replicas.get(origin)
-                if replica is None or replica.version <= version or not replica.whole:
+                if replica is None or not replica.whole:
                     return []
-                return [Tell(sender, replica.since(version, started))]
+                together = islice(replica.pieces(version, started), min(pieces, PIECES_TOGETHER))
+                return [Tell(sender, update) for update in together]
             case Update():
-                effects = self._updated(sender, message)
+                effects = self._updated(sender, message, now)
             case _:
                 assert_never(message)
         effects += self._ask(now)
@@ -231,19 +234,22 @@ class Exchange:
     def _ask(self, now: float) -> list[Effect]:
         """Ask for what is behind what is here, or is arriving."""
         effects: list[Effect] = []
-        for lead in self._pulls.start():
+        while (lead := self._pulls.next()) is not None:
             known = self.arriving.get(lead.origin, self.replicas[lead.origin])
-            if lead.latest > known.version:  # else it came by another way
-                effects.append(Tell(lead.teller, Want(lead.origin, known.version, known.started)))
-                self._pulls.asked(lead, known.version, now)
+            behind = lead.latest - known.version
+            if behind > 0:  # else it came by another way
+                pieces = min(1 + behind // ENTRIES_TOGETHER, PIECES_TOGETHER, self._pulls.room)
+                want = Want(lead.origin, known.version, known.started, pieces)
+                effects.append(Tell(lead.teller, want))
+                self._pulls.asked(lead, known.version, pieces, now)
         return effects
 
-    def _updated(self, sender: NodeId, update: Update) -> list[Effect]:
+    def _updated(self, sender: NodeId, update: Update, now: float) -> list[Effect]:
         origin = update.origin
         known = self.replicas.get(origin)
         if known is None or origin == self._me:
             return []
-        asked = self._pulls.answered(origin, sender, update.base)
+        asked = self._pulls.answered(sender, update, now)
         arriving = self.arriving.get(origin)
         if update.latest <= known.version and arriving is None:
             return []

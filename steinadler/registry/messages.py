@@ -70,12 +70,13 @@ class Want:
     """The sender has the entries of `origin` up to `version`, and asks for those behind.
 
     It started with nothing when `origin` was at `started`, so of what was removed until then it
-    has nothing to remove.
+    has nothing to remove.  `pieces` is how many updates it wants at most; none is no answer.
     """
 
     origin: NodeId
     version: int
     started: int
+    pieces: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,8 @@ BUCKETS = 32
 SUMMARY_BYTES = 8 * BUCKETS
 # How many nodes' versions fit one message, which is to fit a frame.
 VERSIONS_TOGETHER = 150
+# How many updates answer one question at most: what is on its way for one round trip.
+PIECES_TOGETHER = 8
 # No node changes its names so often in any life; half of it is left for those that were slandered
 # (`exchange`: what is believed) to count on from.
 MAX_VERSION = 2**62
@@ -113,8 +116,8 @@ def encode(message: Message) -> bytes:
             return plain.dumps([1, digests])
         case Versions(versions):
             return plain.dumps([2, [[*_node(node), *rest] for node, *rest in versions]])
-        case Want(origin, version, started):
-            return plain.dumps([3, _node(origin), version, started])
+        case Want(origin, version, started, pieces):
+            return plain.dumps([3, _node(origin), version, started, pieces])
         case Update(origin, base, version, latest, check, entries):
             told = [_entry(entry) for entry in entries]
             return plain.dumps([4, _node(origin), base, version, latest, check, told])
@@ -133,8 +136,8 @@ def decode(data: bytes) -> Message | None:
             return Summary(digests)
         case [2, list() as versions, *_]:
             return Versions(tuple(map(_read_version, versions)))
-        case [3, origin, version, started, *_]:
-            return Want(plain.node_id(origin), natural(version), natural(started))
+        case [3, origin, version, started, pieces, *_]:
+            return Want(plain.node_id(origin), natural(version), natural(started), natural(pieces))
         case [4, *rest]:
             return _read_update(rest)
         case [int() as code, *_] if code > 63:

@@ -1,20 +1,21 @@
 """Of whose entries there is more, and who is being asked for them.
 
-    heard ---> behind ---(start: to so many at once)---> asked --+-- answered ---> behind, or done
-                  ^                                              |
+    heard ---> behind ---(next: so many pieces at once)--> asked --+-- answered ---> behind, or done
+                  ^                                                |
                   +------------ the next comparison <-- no answer for PATIENCE_S
 
 With twelve neighbours a node hears of every change up to twelve times.  It asks one of them, and
-remembers that it did, so that 100,000 names travel once.  How many are asked for at once is bounded
-because the answers are: what a peer does not read in time is dropped.
+remembers that it did, so that 100,000 names travel once.  How many pieces are asked for at once is
+bounded because the answers are: what a peer does not read in time is dropped.  A long list is asked
+for several pieces at a time, or it would take a round trip for every 15 KB.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 
 from steinadler.identity import NodeId
+from steinadler.registry.messages import Update
 
 # An answer takes one round trip; if none has come in so long, none will.
 PATIENCE_S = 2.0
@@ -31,12 +32,22 @@ class Lead:
     latest: int
 
 
+@dataclass(slots=True)
+class _Question:
+    """What `teller` was asked for: so many pieces are still to come, the next behind `version`."""
+
+    teller: NodeId
+    version: int
+    pieces: int
+    expires_at: float
+
+
 class Pulls:
     """The questions that are open, and those that come next."""
 
     def __init__(self) -> None:
         self._behind: dict[NodeId, Lead] = {}
-        self._asked: dict[NodeId, tuple[Lead, int, float]] = {}  # from which version, until when
+        self._asked: dict[NodeId, _Question] = {}
 
     def heard(self, lead: Lead) -> None:
         """There is more; of several who have it, whoever has most is asked."""
@@ -44,18 +55,22 @@ class Pulls:
         if known is None or lead.latest > known.latest:
             self._behind[lead.origin] = lead
 
-    def answered(self, origin: NodeId, sender: NodeId, base: int) -> bool:
-        """Somebody told something of `origin`; returns whether that is what he was asked for.
+    def answered(self, sender: NodeId, update: Update, now: float) -> bool:
+        """Somebody tells something; returns whether that is what he was asked for.
 
         News from him, and an answer that came late, are not: a second series of questions would
         begin with each.
         """
-        if origin not in self._asked:
+        question = self._asked.get(update.origin)
+        if question is None or question.teller != sender:
             return False
-        lead, version, _ = self._asked[origin]
-        if lead.teller != sender or base not in (0, version):
+        if update.base not in (0, question.version):
             return False
-        del self._asked[origin]
+        question.version = update.version
+        question.pieces -= 1
+        question.expires_at = now + PATIENCE_S
+        if not question.pieces or update.version == update.latest:
+            del self._asked[update.origin]
         return True
 
     @property
@@ -72,21 +87,27 @@ class Pulls:
         self._behind.pop(origin, None)
         self._asked.pop(origin, None)
 
-    def start(self) -> list[Lead]:
-        """Whom to ask for what, now."""
-        room = MAX_ASKED - len(self._asked)
-        if not self._behind or room <= 0:
-            return []
-        free = (lead for lead in self._behind.values() if lead.origin not in self._asked)
-        leads = list(islice(free, room))
-        for lead in leads:
-            del self._behind[lead.origin]
-        return leads
+    @property
+    def room(self) -> int:
+        """How many more pieces may be asked for now."""
+        return MAX_ASKED - sum(question.pieces for question in self._asked.values())
 
-    def asked(self, lead: Lead, version: int, now: float) -> None:
-        """He was asked, for what is behind `version`."""
-        self._asked[lead.origin] = (lead, version, now + PATIENCE_S)
+    def next(self) -> Lead | None:
+        """What to ask for now, if anything."""
+        if self.room > 0:
+            for origin in self._behind:
+                if origin not in self._asked:
+                    return self._behind.pop(origin)
+        return None
+
+    def asked(self, lead: Lead, version: int, pieces: int, now: float) -> None:
+        """He was asked, for so many pieces behind `version`."""
+        self._asked[lead.origin] = _Question(lead.teller, version, pieces, now + PATIENCE_S)
 
     def expire(self, now: float) -> None:
         """Whoever has not answered for too long will not."""
-        self._asked = {origin: asked for origin, asked in self._asked.items() if now < asked[2]}
+        self._asked = {
+            origin: question
+            for origin, question in self._asked.items()
+            if now < question.expires_at
+        }

@@ -17,6 +17,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterator
 from hashlib import blake2b
 from typing import TypeAlias
 
@@ -28,6 +29,7 @@ LOG_LENGTH = 4096
 # How much travels together: what fits a frame, whatever numbers its entries have.
 UPDATE_BYTES = 15_000
 _ENTRY_BYTES = 34  # beside its text
+ENTRIES_TOGETHER = UPDATE_BYTES // _ENTRY_BYTES
 
 # In place of the time of a claim, in what is hashed.
 _IN_GROUP = -1
@@ -137,6 +139,15 @@ class Replica:
         """Everything up to `version` was applied, with no entry left for the last ones."""
         self.version = max(self.version, version)
 
+    def pieces(self, version: int, started: int) -> Iterator[Update]:
+        """All pieces for whoever has everything up to `version`, one after the other."""
+        while version < self.version:
+            update = self.since(version, started)
+            if not update.base:
+                started = update.latest  # it starts there with nothing
+            version = update.version
+            yield update
+
     def since(self, version: int, started: int) -> Update:
         """The next piece for whoever has everything up to `version`, and started with nothing at
         `started`.
@@ -146,8 +157,7 @@ class Replica:
         base = version if max(version, started) >= self.started else 0
         start = bisect_right(self._added_at, base)
         entries: list[Entry] = []
-        most = UPDATE_BYTES // _ENTRY_BYTES
-        while start < len(self._added) and len(entries) <= most:
+        while start < len(self._added) and len(entries) <= ENTRIES_TOGETHER:
             entry = self._entry(self._added_at[start], self._added[start])
             if entry is not None:
                 entries.append(entry)

@@ -90,8 +90,8 @@ def _update(origin: NodeId, *entries: NameEntry | GroupEntry | Removal, base: in
 _MESSAGES = [
     Summary(bytes(SUMMARY_BYTES)),
     Versions(((NEAR, 3, 7), (FAR, 9, 1), (ME, 2, 5))),
-    Want(ME, 0, 0),
-    Want(FAR, 1, 1),
+    Want(ME, 0, 0, 1),
+    Want(FAR, 1, 1, 8),
     _update(NEAR, NameEntry(1, "ours", 9, 1), GroupEntry(2, "group", 9), Removal(3, "group", 9)),
     _update(FAR, NameEntry(1, "theirs", 4, 9)),
     Update(FAR, 1, 5, 900, 0, (NameEntry(5, "more to come", 4, 9),)),

@@ -33,6 +33,7 @@ class Registries:
         self.rings = rings
         self.lag_s = lag_s
         self.loss = 0.0
+        self.latency_s = LATENCY_S  # at most
         self.now = 0.0
         self.engines: dict[NodeId, Registry] = {}
         self.up: dict[NodeId, set[NodeId]] = {}  # whom each node holds for a member
@@ -42,6 +43,7 @@ class Registries:
         self.settled: list[NameSettled] = []
         self.messages = self.bytes = 0
         self.heard: Callable[[NodeId, NodeId, Message], None] = lambda sender, to, message: None
+        self._last_arrival: dict[tuple[NodeId, NodeId], float] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         for number in range(count):
@@ -162,11 +164,14 @@ class Registries:
         self.messages += 1
         self.bytes += len(data)
         if self.rng.random() >= self.loss:
-            latency = self.rng.uniform(0, LATENCY_S)
-            self.at(latency, lambda: self._deliver(sender, to, data))
+            arrives_at = self.now + self.rng.uniform(0, self.latency_s)
+            # A connection keeps the order.
+            arrives_at = max(arrives_at, self._last_arrival.get((sender, to), 0.0))
+            self._last_arrival[sender, to] = arrives_at
+            self.at(arrives_at - self.now, lambda: self._deliver(sender, to, data))
 
     def _contest_later(self, node: NodeId, rival: NodeId) -> None:
-        self.at(self.rng.uniform(0, 2 * LATENCY_S), partial(self._contest, node, rival))
+        self.at(self.rng.uniform(0, 2 * self.latency_s), partial(self._contest, node, rival))
 
     def _contest(self, node: NodeId, rival: NodeId) -> None:
         """The other one is asked whether it holds its names still."""

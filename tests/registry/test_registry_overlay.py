@@ -121,3 +121,15 @@ def test_an_answer_that_is_lost_is_asked_for_again() -> None:
     all_.loss = 0.0
     all_.run_until(all_.agree, within_s=25)
     assert not all_.refuted()
+
+
+def test_a_long_list_over_a_long_path_takes_few_round_trips() -> None:
+    """N2, N3: 10,000 names are some 30 pieces; one question is for several of them."""
+    all_ = Registries(1, seed=5)
+    (origin,) = all_.engines
+    for number in range(10_000):
+        all_.register(origin, f"service-{number:05}", number + 1)
+    all_.latency_s = 0.05
+    newcomer = all_.start("newcomer")
+    took = all_.run_until(lambda: len(all_.engines[newcomer]) == 10_000, within_s=5)
+    assert took <= 0.6
