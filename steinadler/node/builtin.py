@@ -233,11 +233,7 @@ def _spawn(call: Call, runtime: Runtime) -> None:
 
 def _find(call: Call, runtime: Runtime, name: str, args: Sequence[Any]) -> ProcessFunction:
     runtime.require_spawn(call.caller, name, args)
-    function = runtime.exports.find(name)
-    if function is None:
-        known = ", ".join(runtime.exports.names()) or "nothing"
-        raise ConfigError(f"no function is exported as {name!r} here; exported is: {known}")
-    return function
+    return runtime.exports.require(name)
 
 
 def _report(call: Call, result: outcome.Outcome[Any]) -> None:

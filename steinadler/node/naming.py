@@ -18,11 +18,11 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from hashlib import blake2b
 from typing import Any, assert_never
 
 import trio
 
+from steinadler.delivery.rendezvous import pick
 from steinadler.errors import (
     ConfigError,
     InMinority,
@@ -234,7 +234,7 @@ class Naming:
         """Who lets one claim to a name pass: a member that may have it itself."""
         nodes = [member.node for member in self._peering.members()]
         able = [node.name for node in nodes if self._guard.may(node, Action.REGISTER, name)]
-        return max(able or [self.me.name], key=lambda node: (_score(node, name), node))
+        return pick(able, name) or self.me.name
 
     def unregister(self, name: str) -> None:
         """See `Node.unregister_global`."""
@@ -335,7 +335,3 @@ class Naming:
                     self._hub.publish(NameConflictEvent(name, winner, loser))
                 case _:
                     assert_never(effect)
-
-
-def _score(node: str, name: str) -> bytes:
-    return blake2b(f"{node}\0{name}".encode(), digest_size=8).digest()

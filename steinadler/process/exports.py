@@ -70,9 +70,13 @@ class Exports:
         runs = args[argument] if argument < len(args) else None
         return runs if isinstance(runs, str) else name
 
-    def find(self, name: str) -> ProcessFunction | None:
-        """The function exported as `name`."""
-        return self._functions.get(name)
+    def require(self, name: str) -> ProcessFunction:
+        """The function exported as `name`.  Raises `ConfigError` when there is none."""
+        function = self._functions.get(name)
+        if function is None:
+            known = ", ".join(self.names()) or "nothing"
+            raise ConfigError(f"no function is exported as {name!r} here; exported is: {known}")
+        return function
 
     def names(self) -> list[str]:
         """Everything exported, sorted."""

@@ -9,12 +9,13 @@ same idle node at once.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from hashlib import blake2b
+
+from steinadler.delivery.rendezvous import score
 
 
 def place(child: str, nodes: Collection[str], counts: Mapping[str, int]) -> str | None:
     """The node for a child, when so many run on each already; None when there is no node."""
-    return max(nodes, key=lambda name: (-counts.get(name, 0), _score(name, child)), default=None)
+    return max(nodes, key=lambda name: (-counts.get(name, 0), score(name, child)), default=None)
 
 
 def moves(nodes: Collection[str], where: Mapping[str, str]) -> list[str]:
@@ -35,7 +36,3 @@ def moves(nodes: Collection[str], where: Mapping[str, str]) -> list[str]:
     for rank, name in enumerate(sorted(held, key=lambda name: (-len(held[name]), name))):
         surplus += held[name][share + (rank < extra) :]
     return homeless + surplus
-
-
-def _score(node: str, child: str) -> bytes:
-    return blake2b(node.encode() + b"\0" + child.encode(), digest_size=8).digest()

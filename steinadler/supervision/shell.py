@@ -214,12 +214,7 @@ def waits_for_started(function: ProcessFunction) -> bool:
 
 def find(me: Process, function: ProcessFunction | str) -> ProcessFunction:
     """The function, which may be given by exported name.  Raises `ConfigError`."""
-    if not isinstance(function, str):
-        return function
-    found = me.node.exports.find(function)
-    if found is None:
-        raise ConfigError(f"no function is exported as {function!r} on {me.node.name}")
-    return found
+    return me.node.exports.require(function) if isinstance(function, str) else function
 
 
 async def ask_to_end(me: Process, process: ProcessId, kill: bool) -> None:
