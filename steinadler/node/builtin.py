@@ -233,7 +233,7 @@ def _spawn(call: Call, runtime: Runtime) -> None:
 
 def _find(call: Call, runtime: Runtime, name: str, args: Sequence[Any]) -> ProcessFunction:
     runtime.require_spawn(call.caller, name, args)
-    return runtime.exports.require(name)
+    return runtime.exports.require(name, runtime.id.name)
 
 
 def _report(call: Call, result: outcome.Outcome[Any]) -> None:

@@ -70,12 +70,15 @@ class Exports:
         runs = args[argument] if argument < len(args) else None
         return runs if isinstance(runs, str) else name
 
-    def require(self, name: str) -> ProcessFunction:
-        """The function exported as `name`.  Raises `ConfigError` when there is none."""
+    def require(self, name: str, node: str) -> ProcessFunction:
+        """The function exported as `name`.  Raises `ConfigError`, which tells the name of the
+        node, because it may travel, when there is none."""
         function = self._functions.get(name)
         if function is None:
             known = ", ".join(self.names()) or "nothing"
-            raise ConfigError(f"no function is exported as {name!r} here; exported is: {known}")
+            raise ConfigError(
+                f"no function is exported as {name!r} on {node}; exported is: {known}"
+            )
         return function
 
     def names(self) -> list[str]:

@@ -214,7 +214,9 @@ def waits_for_started(function: ProcessFunction) -> bool:
 
 def find(me: Process, function: ProcessFunction | str) -> ProcessFunction:
     """The function, which may be given by exported name.  Raises `ConfigError`."""
-    return me.node.exports.require(function) if isinstance(function, str) else function
+    if not isinstance(function, str):
+        return function
+    return me.node.exports.require(function, me.node.name)
 
 
 async def ask_to_end(me: Process, process: ProcessId, kill: bool) -> None:
