@@ -17,6 +17,7 @@ unanswered would say that it may have (E3).
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -28,7 +29,7 @@ from steinadler.entity.behaviour import Kind
 from steinadler.entity.store import Reminder
 from steinadler.errors import ConfigError, SteinadlerError
 from steinadler.identity import EntityKey
-from steinadler.process import Call, Process
+from steinadler.process import Call, Process, serve_calls
 from steinadler.security.policy import Action
 
 if TYPE_CHECKING:
@@ -98,12 +99,7 @@ def answer_call(call: Call, answer: Answer) -> None:
 async def serve(me: Process, entities: Entities) -> None:
     """Run as a process for as long as the node lives."""
     try:
-        async for message in me:
-            if isinstance(message, Call):
-                try:
-                    _take(message, entities)
-                except SteinadlerError as error:
-                    message.fail(error)
+        await serve_calls(me, partial(_take, entities))
     finally:
         with suppress(trio.WouldBlock):
             while True:
@@ -112,7 +108,7 @@ async def serve(me: Process, entities: Entities) -> None:
                     answer_call(message, answers.moved(None))
 
 
-def _take(call: Call, entities: Entities) -> None:
+def _take(entities: Entities, call: Call) -> None:
     require = entities.guard.require
     match call.request:
         case ("call", str(type_), str(id_), str(method), bytes(body), None | float() as remaining):

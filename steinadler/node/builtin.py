@@ -30,7 +30,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ from steinadler.errors import ConfigError, NodeClosed, SteinadlerError
 from steinadler.identity import Address, ProcessId, check_process_name
 from steinadler.node import relaying, trusting
 from steinadler.node.naming import CONTESTS_TOGETHER
-from steinadler.process import Call, Process
+from steinadler.process import Call, Process, serve_calls
 from steinadler.process.exports import ProcessFunction
 from steinadler.registry.messages import MAX_VERSION
 from steinadler.security.policy import Action
@@ -76,22 +76,12 @@ def start_all(runtime: Runtime, max_processes: int) -> None:
     spawn(_spawner, runtime, max_processes, name="$spawn")
 
 
-async def _serve(me: Process, answer: Callable[[Call], None]) -> None:
-    """Answer calls for as long as the node lives, whatever is asked."""
-    async for message in me:
-        if isinstance(message, Call):
-            try:
-                answer(message)
-            except SteinadlerError as error:
-                message.fail(error)
-
-
 async def _echo(me: Process, runtime: Runtime) -> None:
     def answer(call: Call) -> None:
         runtime.guard.require(call.caller, Action.LOOK, "echo")
         call.reply(call.request)
 
-    await _serve(me, answer)
+    await serve_calls(me, answer)
 
 
 async def _info(me: Process, runtime: Runtime) -> None:
@@ -116,7 +106,7 @@ async def _info(me: Process, runtime: Runtime) -> None:
             }
         )
 
-    await _serve(me, answer)
+    await serve_calls(me, answer)
 
 
 async def _names(me: Process, runtime: Runtime) -> None:
@@ -153,7 +143,7 @@ async def _names(me: Process, runtime: Runtime) -> None:
                     f"('holds', {CONTESTS_TOGETHER} claims at most)"
                 )
 
-    await _serve(me, answer)
+    await serve_calls(me, answer)
 
 
 def _check_claim(call: Call, name: str, process: ProcessId, *numbers: int) -> None:
@@ -197,7 +187,7 @@ async def _statistics(me: Process, runtime: Runtime) -> None:
             case _:
                 raise ConfigError(f"$statistics understands ('statistics', 0 to {MAX_TOLD})")
 
-    await _serve(me, answer)
+    await serve_calls(me, answer)
 
 
 def _facts(statistics: Any) -> dict[str, Any]:
@@ -215,7 +205,7 @@ async def _spawner(me: Process, runtime: Runtime, max_processes: int) -> None:
             raise ConfigError(f"{name} has {max_processes} processes (its max_processes)")
         _spawn(call, runtime)
 
-    await _serve(me, answer)
+    await serve_calls(me, answer)
 
 
 def _spawn(call: Call, runtime: Runtime) -> None:

@@ -46,7 +46,7 @@ from steinadler.errors import (
 from steinadler.identity import NodeId
 from steinadler.membership import MemberState
 from steinadler.node.peering import Peering
-from steinadler.process import Call, Process
+from steinadler.process import Call, Process, serve_calls
 from steinadler.security.policy import Action
 from steinadler.stream.byte_stream import ByteStream
 from steinadler.stream.streams import Streams
@@ -139,12 +139,7 @@ class Relaying:
 
     async def serve(self, me: Process) -> None:
         """Run as the process `$relay` for as long as the node lives."""
-        async for message in me:
-            if isinstance(message, Call):
-                try:
-                    self._answer(message)
-                except SteinadlerError as error:
-                    message.fail(error)
+        await serve_calls(me, self._answer)
 
     def _answer(self, call: Call) -> None:
         self._require_direct(call.caller)

@@ -49,7 +49,7 @@ from steinadler.identity import Destination, NodeId, ProcessId, ProcessName
 from steinadler.node.certifying import Certifying
 from steinadler.node.naming import Naming
 from steinadler.node.peering import Peering
-from steinadler.process import Call, Process
+from steinadler.process import Call, Process, serve_calls
 from steinadler.security.authority import Authority, fingerprint
 from steinadler.security.credentials import Credentials
 from steinadler.security.revocation import NOBODY
@@ -286,12 +286,7 @@ class Trusting:
         """Answer calls for as long as the node lives, whatever is asked."""
         self._process = me.id
         self._wake.set()
-        async for message in me:
-            if isinstance(message, Call):
-                try:
-                    message.reply(self._answer(message))
-                except SteinadlerError as error:
-                    message.fail(error)
+        await serve_calls(me, lambda call: call.reply(self._answer(call)))
 
     def _answer(self, call: Call) -> object:
         credentials = self._credentials

@@ -13,6 +13,7 @@ from steinadler.process.exports import DEFAULT_EXPORTS, Exports
 from steinadler.process.mailbox import Mailbox
 from steinadler.process.messages import Call, Down, Exit
 from steinadler.process.process import Host, Process
+from steinadler.process.serving import serve_calls
 from steinadler.process.statistics import ProcessStatistics
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "Mailbox",
     "Process",
     "ProcessStatistics",
+    "serve_calls",
 ]

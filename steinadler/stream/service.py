@@ -11,10 +11,11 @@ a channel's end is for whoever has its token.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from steinadler.errors import ConfigError, SteinadlerError
-from steinadler.process import Call, Process
+from steinadler.errors import ConfigError
+from steinadler.process import Call, Process, serve_calls
 from steinadler.security.policy import Action
 
 if TYPE_CHECKING:
@@ -25,17 +26,10 @@ SERVICE = "$streams"
 
 async def serve(me: Process, streams: Streams) -> None:
     """Run as a process for as long as the node lives."""
-    async for message in me:
-        if isinstance(message, Call):
-            try:
-                _open(message, streams)
-            except SteinadlerError as error:
-                message.fail(error)
-            else:
-                message.reply()
+    await serve_calls(me, partial(_open, streams))
 
 
-def _open(call: Call, streams: Streams) -> None:
+def _open(streams: Streams, call: Call) -> None:
     match call.request:
         case ("connect", str(service), int(number)) if 0 < number < 2**64:
             streams.guard.require(call.caller, Action.CONNECT, service)
@@ -46,3 +40,4 @@ def _open(call: Call, streams: Streams) -> None:
             streams.sink_claimed(call.caller, token, number)
         case _:
             raise ConfigError("$streams does not understand this; is the peer of a later version?")
+    call.reply()
