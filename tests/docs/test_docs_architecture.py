@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import steinadler
 
@@ -37,3 +40,26 @@ def test_the_package_itself_lists_the_layers_that_are_enforced() -> None:
     layout = (steinadler.__doc__ or "").split("in this list):")[1]
     listed = re.findall(r"^    (\w+(?:, \w+)*) ", layout, re.MULTILINE)
     assert in_order([name for row in listed for name in row.split(", ")]) == layers()
+
+
+PACKAGES = sorted(path.parent for path in (ROOT / "steinadler").glob("*/__init__.py"))
+
+
+def named(package: Path) -> list[str]:
+    """The modules that have a line of their own in the package's docstring."""
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8")))
+    return re.findall(r"^    ([a-z]\w*) {2,}\S", text or "", re.MULTILINE)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_a_packages_docstring_has_a_line_for_each_of_its_modules(package: Path) -> None:
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    assert sorted(named(package)) == sorted(modules)
+
+
+def test_there_are_packages() -> None:
+    assert {package.name for package in PACKAGES} == set().union(*layers()) - {
+        "errors",
+        "identity",
+        "config",
+    }
