@@ -8,7 +8,7 @@ The layout, from the bottom up (each may import only from those above it in this
     errors, identity, config   the vocabulary: exceptions, names, settings
     wire        sans-IO   frames, codec, channels and credit, sessions, handshake, signals
     membership  sans-IO   SWIM: who is in the cluster
-    registry    sans-IO   names of processes
+    registry    sans-IO   names of processes, here and cluster-wide; groups
     delivery    sans-IO   monitors, links, pending calls
     security              clusters, certificates, TLS contexts
     transport   Trio      TCP and TLS, links, connections

@@ -6,10 +6,19 @@ the worst that follows is a dial that comes to nothing.  That is why sources are
 numerous instead of one trusted directory, as Erlang's epmd is: any of them may fail, and a node
 that has at least one that works finds its cluster.
 
-- `Mdns`: nodes on the same link announce themselves and hear each other.
-- `Seeds`: addresses that somebody wrote down; `SeedFile`: those in a file, which may change.
-- `Dns`: names that somebody, or an orchestrator such as Kubernetes, keeps up to date.
-- `RuntimeFolder`: nodes of the same user on the same machine, found at once through files.
+    source            what a source is
+    rounds            how a source proposes a list of addresses again and again
+
+    mdns              `Mdns`: nodes on the same link announce themselves and hear each other
+    records           what is announced, as names, TXT records and addresses
+    instances         what was heard: whom to propose, ask about, or forget
+    interfaces        the interfaces of this machine, as mDNS needs them
+
+    seeds             `Seeds`: addresses that somebody wrote down
+    seed_file         `SeedFile`: those in a file, which may change
+    dns_names         `Dns`: names that somebody, or an orchestrator, keeps up to date
+    dns_lookup        A, AAAA and SRV records, with dnspython
+    runtime_folder    `RuntimeFolder`: nodes of the same user on the same machine, through files
 
 A program may bring its own: see `Source`.
 """

@@ -56,9 +56,10 @@ class Mdns(Source):
     """Announces a node on its link, and proposes the nodes of the same cluster heard there.
 
     With `advertisement` None it only listens, as an observer does.  `fingerprint` is the SHA-256
-    of the cluster's CA certificate in hexadecimal; what is announced for another cluster or
-    another protocol version, by ourselves, or not in good order, is never proposed (S3).  An
-    instance that goes on being announced is proposed again every `repeat_interval_s` seconds.
+    of the cluster's id in hexadecimal (`security.cluster_fingerprint`), and so stays the same when
+    the authority is replaced.  What is announced for another cluster or another protocol version,
+    by ourselves, or not in good order, is never proposed (S3).  An instance that goes on being
+    announced is proposed again every `repeat_interval_s` seconds.
 
     `interfaces` are addresses of this machine to use; None is all interfaces, also those that come
     later, or loopback alone when the node listens on nothing else: other machines could not reach

@@ -31,7 +31,7 @@ from steinadler.identity import check_node_name
 
 SERVICE_TYPE = "_steinadler._tcp.local."
 VERSION = 1
-# 128 bits of the CA's SHA-256 tell clusters apart; TLS, not this, keeps them apart.
+# 128 bits of the SHA-256 of the cluster's id tell clusters apart; TLS, not this, keeps them apart.
 CLUSTER_HEX = 32
 # RFC 6763 section 6.2 asks for a few hundred bytes; ours takes under 150.
 MAX_TXT_BYTES = 1024

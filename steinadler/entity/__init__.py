@@ -1,16 +1,44 @@
 """Entities: virtual actors, each with one owner in the cluster and state that outlives it.
 
-    router      a call finds the owner: rendezvous hash over the members that host the type
-                (`search`, sans-IO: where it goes next; `peers` and `local`: how it is asked there)
-    host        the entities that are here, and what comes to them from outside
-    turns       sans-IO: what an entity does next (activate, run, passivate, hand over)
-    attendant   does it, in `workers`; `sweeping`: what time does to entities
-    ownership   the epoch: taken, shown with every write, given back
-    behaviour   what runs a turn: a Python class, or a program behind the sidecar
-    python      entities written as Python classes; `state`, what of them is stored
-    schedule    timers and durable reminders
-    store       where state and epochs live; `sqlite`, `postgres`, and `grouping`, which commits
-                for many entities in one transaction
+From a call to the node that owns the entity:
+
+    router                 finds the owner: rendezvous hash over the members that host the type
+    search                 where the call goes next, when it was sent on; sans-IO
+    local                  how it is asked for, on this node
+    peers                  how it is asked for, on another: by the process `$entities` there
+    service                that process
+    answers                how a turn was answered, here and on the wire
+
+At the owner:
+
+    host                   the entities that are here, and what comes to them from outside
+    active                 one of them, and the work that it is given
+    turns                  what an entity does next (activate, run, passivate, hand over); sans-IO
+    attendant              does it
+    workers                the tasks in which it is done
+    sweeping               what time does to entities: idle or stuck ones
+    reentrancy             a call that comes back to an entity whose turn made it
+    ownership              the epoch: taken, shown with every write, given back
+    schedule               timers and durable reminders
+    agenda                 what is due when
+
+What a turn runs:
+
+    behaviour              the interface: a Python class, or a program behind the sidecar
+    python                 entities written as Python classes
+    state                  what of them is stored
+    requests               calls to them from programs that speak HTTP and JSON
+
+Where state and epochs live:
+
+    store                  what a store promises
+    keeper                 the node's store, opened when it is first needed
+    stores                 the store that a URL names
+    grouping               writes of many entities, in one transaction
+    database               what one such group does in a database; no threads, no Trio
+    sqlite                 one SQLite file, for the nodes of one machine
+    postgres               PostgreSQL, for clusters of machines
+    postgres_connection    one connection to it, and what its errors mean
 
 An entity is a type and an id.  Nobody creates it: the first call activates it, on the member that
 the hash of its key picks among those that host its type.  Placement may be wrong for a moment,

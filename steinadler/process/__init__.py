@@ -6,6 +6,13 @@ told).  A crash is contained: it becomes the exit reason and one log entry, and 
 node.  What a process is to others (names, monitors, links, unanswered calls) is undone by the
 node when it ends, in one step.
 
+    process       `Process`: what a process function gets as `me`
+    mailbox       what waits for a process, and who has to wait because of it
+    messages      what is in a mailbox beside plain messages: `Call`, `Down`, `Exit`
+    table         the processes of one node, by number and by name
+    exports       exported functions: the only code that a peer can make a node run (X4)
+    statistics    what can be told of one process
+
 The vocabulary is Erlang/OTP's (reference manual, "Processes"); cancellation is Trio's.
 """
 

@@ -7,6 +7,16 @@
        |                  |
     Outlet ~~ credit, frames ~~> channel of the session with the other node
 
+    streams          how streams come to be: channels given away and claimed, services connected to
+    object_channel   `SendChannel`, `ReceiveChannel`
+    byte_stream      `ByteStream`, `StreamListener`
+    outlet           where a direction begins: the way to its inlet, here or on another node
+    inlet            where it arrives: what waits to be taken, and how it ends
+    closing          how an end is left: in order, or with an error that the other end hears of
+    table            the directions that are open at one node, by peer and target
+    service          what a node does for peers that open streams to it: the process `$streams`
+    statistics       what a node can tell of its streams
+
 A direction is a channel of the wire (`steinadler.wire.channels`), with its credit and its place in
 the order of sending; closing that channel is the end of the stream, with an error or without.  So
 back-pressure, fairness and resumption are those of messages, and need nothing of their own.  Both

@@ -121,8 +121,23 @@ def test_examples_run_to_their_end(name: str, tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_there_are_three_examples() -> None:
-    assert len(list((ROOT / "examples").glob("*.py"))) >= 3
+def test_every_example_is_named_in_a_document_and_run_by_a_test() -> None:
+    """Those in folders of their own by the tests of the sidecar, all others by the one above."""
+    documents = "".join(map(read, NAMES))
+    runs_folders = read("tests/sidecar/sdk/test_sidecar_examples.py")
+    programs = [
+        path.relative_to(ROOT / "examples")
+        for path in sorted((ROOT / "examples").rglob("*"))
+        if path.suffix in {".py", ".js"} and "node_modules" not in path.parts
+    ]
+    assert programs
+    for program in programs:
+        if program.parent.name:
+            assert f"examples/{program.parent}/" in documents, program
+            assert f'"{program.parent}"' in runs_folders, program
+            assert f'"{program.stem}"' in runs_folders, program
+        else:
+            assert f"examples/{program}" in documents, program
 
 
 def test_readme_has_the_two_set_up_commands_once_each() -> None:
