@@ -56,9 +56,9 @@ _NEVER = float("inf")
 class Entities:
     """The entities of the cluster, as one node sees them: those it hosts, and the way to others.
 
-    Made by the node, as `node.entities`.  `store` is None on a node that cannot host; with `ours`
-    it is opened when the first type is hosted, and closed with the node.  `clock` tells the
-    seconds since 1970.
+    Made by the node, as `node.entities`.  `store` is None on a node that cannot host; with
+    `owns_store` it is opened when the first type is hosted, and closed with the node.  `clock`
+    tells the seconds since 1970.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Entities:
         rng: random.Random,
         store: Store | None,
         *,
-        ours: bool,
+        owns_store: bool,
         clock: Callable[[], float],
     ) -> None:
         self._cluster = cluster
@@ -85,7 +85,7 @@ class Entities:
         self._keeper: StoreKeeper | None = None
         self._host: Host | None = None
         if store is not None:
-            self._keeper = StoreKeeper(store, ours=ours)
+            self._keeper = StoreKeeper(store, owns_store=owns_store)
             owner, make_way = self._placement.owner, self._peers.make_way
             self._host = Host(cluster.id, codec, settings, self._keeper, clock, owner, make_way)
         self._nursery: trio.Nursery | None = None
