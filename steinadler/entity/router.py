@@ -35,7 +35,7 @@ from steinadler.entity.local import LocalReminderWork, LocalWork, wait_for
 from steinadler.entity.peers import HEARD_PATIENCE_S, Cluster, Peers
 from steinadler.entity.schedule import Schedule
 from steinadler.entity.search import Search
-from steinadler.entity.service import ReminderWork, reminder_fields
+from steinadler.entity.service import ReminderWork
 from steinadler.entity.store import Reminder, Store
 from steinadler.errors import (
     ConfigError,
@@ -282,7 +282,7 @@ class Entities:
         Acts beside the entity's turns, and so may be called from within one.  Waits up to
         `timeout_s`; then, or cancelled, it may or may not stand.  Raises as `call`.
         """
-        await self._beside(key, "set_reminder", reminder_fields(reminder), timeout_s)
+        await self._beside(key, "set_reminder", reminder.as_tuple(), timeout_s)
 
     async def delete_reminder(
         self, key: EntityKey, name: str, *, timeout_s: float | None = None

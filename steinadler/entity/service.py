@@ -63,7 +63,7 @@ class ReminderWork(Work):
                 await entity.delete_reminder(name)
             case "get_reminder", str() as name:
                 found = await entity.get_reminder(name)
-                return None if found is None else reminder_fields(found)
+                return None if found is None else found.as_tuple()
             case _:
                 raise ConfigError("not a reminder")
         return None
@@ -73,18 +73,6 @@ class PeerReminderWork(PeerWork, ReminderWork):
     """The same, for a caller on another node."""
 
     __slots__ = ()
-
-
-def reminder_fields(reminder: Reminder) -> tuple[Any, ...]:
-    """A reminder as it travels."""
-    return (
-        reminder.name,
-        reminder.due_at,
-        reminder.period_s,
-        reminder.repeats,
-        reminder.expires_at,
-        reminder.data,
-    )
 
 
 def answer_call(call: Call, answer: Answer) -> None:
