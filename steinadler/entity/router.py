@@ -27,7 +27,7 @@ from steinadler.config import EntitySettings
 from steinadler.delivery.placement import LABEL, Placement, label_of
 from steinadler.entity import answers
 from steinadler.entity.active import Work
-from steinadler.entity.answers import Answer
+from steinadler.entity.answers import Answer, Status
 from steinadler.entity.behaviour import Active, Behaviour, Kind
 from steinadler.entity.host import EntityStatistics, Host
 from steinadler.entity.keeper import StoreKeeper
@@ -221,7 +221,7 @@ class Entities:
     async def _call(self, key: EntityKey, method: str, body: bytes) -> Any:
         deadline = trio.current_effective_deadline()
         answer = await self._route(key, method, body, deadline)
-        if answer[0] == answers.ENTITY and trio.current_time() >= deadline:
+        if answer[0] is Status.ENTITY and trio.current_time() >= deadline:
             # The host knows the deadline too, and may be faster to say so than Trio is.
             await trio.lowlevel.checkpoint()
         return answers.read(answer, self._codec)
@@ -231,7 +231,7 @@ class Entities:
         if host is not None and host.find(key) is not None:
             work = LocalWork(Kind.CALL, method, body, deadline)
             answer = await wait_for(key, work, host, host.submit)
-            if answer[0] != answers.MOVED:
+            if answer[0] is not Status.MOVED:
                 return answer
 
         async def ask(owner: str) -> Answer:
@@ -253,7 +253,7 @@ class Entities:
                 await self._wait_for_host(key)
                 continue
             answer = await ask(owner)
-            if answer[0] != answers.MOVED:
+            if answer[0] is not Status.MOVED:
                 return answer
             self._retried += 1
             named = answer[1].decode(errors="replace")

@@ -78,9 +78,9 @@ class PeerReminderWork(PeerWork, ReminderWork):
 def answer_call(call: Call, answer: Answer) -> None:
     """Answer a peer; that the answer is too large for it is an answer too."""
     try:
-        call.reply(answer)
+        call.reply(answers.to_peer(answer))
     except SteinadlerError as error:
-        call.reply(answers.of_error(error))
+        call.reply(answers.to_peer(answers.of_error(error)))
 
 
 async def serve(me: Process, entities: Entities) -> None:
