@@ -19,14 +19,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import click
 import trio
 
-from steinadler.cli.node import patience_with_others
+from steinadler.cli.opening import open_member
 from steinadler.cli.options import (
     LABEL,
     NODE_NAME,
@@ -44,7 +44,7 @@ from steinadler.cli.running import exit_for, run
 from steinadler.cli.traffic import Tell, telling, totals, watch
 from steinadler.errors import ConfigError
 from steinadler.identity import check_node_name, check_service
-from steinadler.node import Node, open_node
+from steinadler.node import Node
 from steinadler.security import Policy
 
 # How long a forward that has just opened waits to see the services, before it says so.
@@ -215,13 +215,9 @@ class _Life:
         as_json: bool,
     ) -> None:
         self._name = name or f"{command}-{secrets.token_hex(4)}"
-        self._where = where
-        self._node_options: dict[str, Any] = {
-            **asdict(at),
-            "labels": dict(labels),
-            "role": role,
-            "policy": policy,
-        }
+        self._open = partial(
+            open_member, self._name, at, where, labels=labels, role=role, policy=policy
+        )
         self._drain_s = drain_s
         self._max_connections = max_connections
         self._as_json = as_json
@@ -232,20 +228,9 @@ class _Life:
     @asynccontextmanager
     async def node(self) -> AsyncIterator[Node]:
         """The node, once it has met whoever it may be at odds with about its name."""
-        where = self._where
-        patience_s = await patience_with_others(self._name, where)
-        async with open_node(
-            self._name,
-            seeds=where.seeds,
-            sources=where.sources,
-            mdns=where.mdns,
-            cluster=where.cluster,
-            credentials=await where.credentials(),
-            **self._node_options,
-        ) as node:
-            with trio.move_on_after(patience_s):
-                await node.wait_for_members(2)
-            yield node
+        async with self._open() as member:
+            await member.meet_others()
+            yield member.node
 
     async def carry(self, routes: list[Route]) -> None:
         """Carry connections until a signal comes, and what is open then to its end."""

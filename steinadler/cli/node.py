@@ -21,6 +21,7 @@ from typing import Any, assert_never
 import click
 import trio
 
+from steinadler.cli.opening import open_member
 from steinadler.cli.options import (
     APP,
     LABEL,
@@ -37,7 +38,6 @@ from steinadler.cli.options import (
 from steinadler.cli.output import print_json
 from steinadler.cli.running import run
 from steinadler.config import Config, Minority
-from steinadler.discovery import RuntimeFolder
 from steinadler.entity.python import Entity
 from steinadler.errors import ConfigError, SteinadlerError
 from steinadler.identity import OBSERVER
@@ -50,16 +50,11 @@ from steinadler.node import (
     NodeDown,
     NodeUp,
     SidesMerged,
-    open_node,
 )
-from steinadler.node.admitting import NAME_CONFLICT_PATIENCE_S
 from steinadler.node.joining import join_cluster
 from steinadler.process.exports import ProcessFunction
-from steinadler.security import JoinToken, Policy, cluster_fingerprint, open_home
-from steinadler.security.home import DEFAULT_CLUSTER
+from steinadler.security import JoinToken, Policy, open_home
 
-# How long seeds are given to bring a member, who may know of another node of this name.
-_SEEDS_S = 1.0
 _DIALS_OUT = "and only dials out"
 
 
@@ -127,27 +122,19 @@ def node(
         nonlocal where
         if token is not None:
             where = replace(where, cluster=await join_for(name, token, where))
-        patience_s = await patience_with_others(name, where)
-        async with open_node(
+        async with open_member(
             name,
-            host=at.host,
-            port=at.port,
-            listen=at.listen,
-            seeds=where.seeds,
-            sources=where.sources,
-            mdns=where.mdns,
-            labels=dict(labels),
-            cluster=where.cluster,
-            credentials=await where.credentials(),
+            at,
+            where,
+            labels=labels,
             role=role,
+            policy=policy,
             store=store,
             config=Config(in_minority=in_minority),
-            policy=policy,
-        ) as opened:
+        ) as member:
+            opened = member.node
             events = opened.events()
-            # Whoever has the name already says so when it is met, and then this is not ready.
-            with trio.move_on_after(patience_s):
-                await opened.wait_for_members(2)
+            await member.meet_others()
             _tell(_ready(opened, where), as_json)
             async with trio.open_nursery() as nursery:
                 for app_name, app in apps:
@@ -185,28 +172,6 @@ def _runs_already(name: str, token: JoinToken) -> str | None:
                 home.credentials(cluster, None, name).server_context()
                 return cluster.name
     return None
-
-
-async def patience_with_others(name: str, where: Where) -> float:
-    """How long a node waits to meet another, before it says that it is ready, in seconds."""
-    if await trio.to_thread.run_sync(_has_namesake, name, where):
-        return NAME_CONFLICT_PATIENCE_S
-    return _SEEDS_S if where.told else 0.0
-
-
-def _has_namesake(name: str, where: Where) -> bool:
-    """Whether a living process of this machine left that name in the runtime folder."""
-    home = open_home()
-    try:
-        if where.files is not None:
-            cluster_id = where.files.read().identity.cluster_id
-        else:
-            cluster_id = home.cluster(where.cluster or DEFAULT_CLUSTER).id
-        folder = home.runtime_folder(cluster_id)
-    except SteinadlerError:
-        return False  # `open_node` makes it, or says what is wrong
-    entries = RuntimeFolder(folder, fingerprint=cluster_fingerprint(cluster_id)).read()
-    return any(entry.name == name for entry in entries)
 
 
 def _ready(node: Node, where: Where) -> dict[str, Any]:

@@ -4,9 +4,7 @@
     HOST:PORT         TCP, as said; 0.0.0.0 and [::] are every interface
     unix:PATH         a Unix socket; one that is made here is for this user alone (mode 0600)
 
-The file of a Unix socket outlives a program that is killed.  One on which nobody answers is taken
-over, and one on which somebody does is not: asking it is the only test that is right for a file
-that another container, or a program without a lock file, left.
+What becomes of the file of a Unix socket is said in `steinadler.transport.unix_sockets`.
 """
 
 from __future__ import annotations
@@ -14,9 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import stat
 import struct
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -25,13 +21,12 @@ import trio
 
 from steinadler.errors import ConfigError
 from steinadler.identity import Address, parse_address
+from steinadler.transport import unix_sockets
 from steinadler.transport.tls import explain
 
 LOOPBACK = "127.0.0.1"
 # How long a local service may take to accept a connection.
 DIAL_TIMEOUT_S = 10.0
-# What the system's `sockaddr_un` has room for, with a NUL at the end.
-_LONGEST_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +48,7 @@ def parse_place(text: str, *, any_port: bool = False) -> Place:
     With `any_port`, the port may be 0, for any that is free.
     """
     if text.startswith("unix:"):
-        return UnixPath(_checked_path(text.removeprefix("unix:")))
+        return UnixPath(unix_sockets.check_path(text.removeprefix("unix:")))
     host, colon, port = text.rpartition(":")
     address = text if colon else f"{LOOPBACK}:{text}"
     if any_port and port == "0":
@@ -64,19 +59,6 @@ def parse_place(text: str, *, any_port: bool = False) -> Place:
         raise ConfigError(
             f"{text!r} is no place: write HOST:PORT, PORT or unix:PATH, as in 127.0.0.1:8080"
         ) from None
-
-
-def _checked_path(path: str) -> str:
-    if not path or "\0" in path:
-        raise ConfigError(f"{path!r} is not the path of a Unix socket")
-    if not hasattr(socket, "AF_UNIX"):
-        raise ConfigError("this system has no Unix sockets")
-    if (size := len(os.fsencode(path))) > _LONGEST_PATH_BYTES:
-        raise ConfigError(
-            f"the path of a Unix socket may be {_LONGEST_PATH_BYTES} bytes long, and this one has "
-            f"{size}: {path}"
-        )
-    return path
 
 
 # -- dialling ---------------------------------------------------------------------------------
@@ -130,23 +112,18 @@ async def listening(place: Place) -> AsyncIterator[list[trio.SocketListener]]:
     Raises `ConfigError` when that cannot be.  The file of a Unix socket is gone afterwards.
     """
     if isinstance(place, UnixPath):
-        await _make_way(place.path)
+        async with unix_sockets.listening(place.path) as listener:
+            yield [listener]
+        return
     try:
-        if isinstance(place, UnixPath):
-            listeners = [_listen_on(place.path)]
-        else:
-            listeners = await trio.open_tcp_listeners(place.port, host=place.host)
+        listeners = await trio.open_tcp_listeners(place.port, host=place.host)
     except OSError as error:
         raise ConfigError(_cannot_listen(place, error)) from error
-    file = _file_of(place)
     try:
         yield listeners
     finally:
         for listener in listeners:
             listener.socket.close()
-        # Not one that somebody else put there since.
-        if isinstance(place, UnixPath) and file is not None and _file_of(place) == file:
-            os.unlink(place.path)
 
 
 def place_of(listener: trio.SocketListener, place: Place) -> Place:
@@ -157,52 +134,7 @@ def place_of(listener: trio.SocketListener, place: Place) -> Place:
     return Address(host, port)
 
 
-async def _make_way(path: str) -> None:
-    """Remove the socket of a program that died; raise `ConfigError` for anything else there."""
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError:
-        return  # nothing is there, or binding to it tells what is wrong
-    if not stat.S_ISSOCK(mode):
-        raise ConfigError(f"{path} exists and is no socket")
-    try:
-        stream = await trio.open_unix_socket(path)
-    except ConnectionRefusedError:
-        with suppress(OSError):
-            os.unlink(path)
-    except OSError as error:
-        raise ConfigError(f"{path} exists already: {explain(error)}") from error
-    else:
-        stream.socket.close()
-        raise ConfigError(f"{path} is in use: another program answers there")
-
-
-def _listen_on(path: str) -> trio.SocketListener:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        umask = os.umask(0o177)  # a mode given afterwards would come too late
-        try:
-            sock.bind(path)
-        finally:
-            os.umask(umask)
-        sock.listen(socket.SOMAXCONN)
-        return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _file_of(place: Place) -> tuple[int, int] | None:
-    if not isinstance(place, UnixPath):
-        return None
-    try:
-        found = os.lstat(place.path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _cannot_listen(place: Place, error: OSError) -> str:
+def _cannot_listen(place: Address, error: OSError) -> str:
     match error.errno:
         case errno.EADDRINUSE:
             return f"{place} is in use; stop what uses it, or choose another"

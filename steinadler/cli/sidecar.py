@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
-from steinadler.cli.node import patience_with_others
+from steinadler.cli.opening import open_member
 from steinadler.cli.options import (
     LABEL,
     NODE_NAME,
@@ -35,7 +35,6 @@ from steinadler.cli.options import (
 from steinadler.cli.output import print_json
 from steinadler.cli.running import Failed, run
 from steinadler.config import Config, EntitySettings, Minority
-from steinadler.node import open_node
 from steinadler.security import Policy
 
 if TYPE_CHECKING:
@@ -168,37 +167,28 @@ def sidecar(
             max_body_bytes=max_body_bytes,
             call_timeout_s=call_timeout_s,
         )
-        patience_s = await patience_with_others(chosen, where)
         async with (
-            open_node(
+            open_member(
                 chosen,
-                host=at.host,
-                port=at.port,
-                listen=at.listen,
-                seeds=where.seeds,
-                sources=where.sources,
-                mdns=where.mdns,
-                labels=dict(labels),
-                cluster=where.cluster,
-                credentials=await where.credentials(),
+                at,
+                where,
+                labels=labels,
                 role=role,
-                store=store,
                 policy=policy,
+                store=store,
                 config=Config(
                     entities=EntitySettings(turn_timeout_s=turn_timeout_s, drain_s=drain_s),
                     in_minority=in_minority,
                 ),
-            ) as node,
-            open_sidecar(node, settings) as opened,
+            ) as member,
+            open_sidecar(member.node, settings) as opened,
         ):
-            # Whoever has the name already says so when it is met, and then this is not ready.
-            with trio.move_on_after(patience_s):
-                await node.wait_for_members(2)
+            await member.meet_others()
             ready = {
                 "event": "ready",
                 "name": chosen,
                 "http": list(opened.addresses),
-                "addresses": [str(address) for address in node.addresses],
+                "addresses": [str(address) for address in member.node.addresses],
             }
             # What was imported stays; a full collection that looks at it stops all for 25 ms.
             gc.collect()

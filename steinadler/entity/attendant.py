@@ -19,7 +19,7 @@ import trio
 from steinadler.config import EntitySettings
 from steinadler.entity import answers
 from steinadler.entity.active import Entity, Work
-from steinadler.entity.answers import Answer
+from steinadler.entity.answers import Answer, Status
 from steinadler.entity.ownership import Ownership
 from steinadler.entity.reentrancy import open_chain
 from steinadler.entity.sweeping import IdleEntities, limit_of
@@ -199,7 +199,7 @@ class Attendant:
             assert entity.failure is not None
             work.answer(entity.failure)
             raise
-        if entity.failure is not None and answer[0] == answers.ANSWERED:
+        if entity.failure is not None and answer[0] is Status.ANSWERED:
             answer = entity.failure
         work.answer(answer)
 

@@ -87,10 +87,10 @@ class Peers:
             return answers.moved(None)  # it is closing, and all its entities are gone
         except (NodeDown, ProcessExited, RemoteError) as error:
             raise EntityHostFailed(f"{error}; the turn may have run") from error
-        match reply:
-            case (int(status), bytes(body)) if answers.ANSWERED <= status <= answers.MOVED:
-                return status, body
-        raise EntityHostFailed(f"{owner} answered with what is no answer; the turn may have run")
+        if (answer := answers.from_peer(reply)) is None:
+            text = f"{owner} answered with what is no answer; the turn may have run"
+            raise EntityHostFailed(text)
+        return answer
 
     async def make_way(self, key: EntityKey, held: Held) -> None:
         """Have the node that holds an entity let go of it.

@@ -267,10 +267,9 @@ def _put_down(connection: Connection, settlement: Settlement) -> None:
         _SET_REMINDERS,
         (*_NAMED, float, float, int, float, bytes),
         [
-            (key.type, key.id, name, r.due_at, r.period_s, r.repeats, r.expires_at, r.data)
-            for (key, name), change in reminders
+            (key.type, key.id, *change.reminder.as_tuple())
+            for (key, _), change in reminders
             if isinstance(change, SetReminder)
-            for r in (change.reminder,)
         ],
     )
     deleted = [

@@ -27,7 +27,7 @@ from steinadler.config import EntitySettings
 from steinadler.delivery.placement import LABEL, Placement, label_of
 from steinadler.entity import answers
 from steinadler.entity.active import Work
-from steinadler.entity.answers import Answer
+from steinadler.entity.answers import Answer, Status
 from steinadler.entity.behaviour import Active, Behaviour, Kind
 from steinadler.entity.host import EntityStatistics, Host
 from steinadler.entity.keeper import StoreKeeper
@@ -35,7 +35,7 @@ from steinadler.entity.local import LocalReminderWork, LocalWork, wait_for
 from steinadler.entity.peers import HEARD_PATIENCE_S, Cluster, Peers
 from steinadler.entity.schedule import Schedule
 from steinadler.entity.search import Search
-from steinadler.entity.service import ReminderWork, reminder_fields
+from steinadler.entity.service import ReminderWork
 from steinadler.entity.store import Reminder, Store
 from steinadler.errors import (
     ConfigError,
@@ -56,9 +56,9 @@ _NEVER = float("inf")
 class Entities:
     """The entities of the cluster, as one node sees them: those it hosts, and the way to others.
 
-    Made by the node, as `node.entities`.  `store` is None on a node that cannot host; with `ours`
-    it is opened when the first type is hosted, and closed with the node.  `clock` tells the
-    seconds since 1970.
+    Made by the node, as `node.entities`.  `store` is None on a node that cannot host; with
+    `owns_store` it is opened when the first type is hosted, and closed with the node.  `clock`
+    tells the seconds since 1970.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Entities:
         rng: random.Random,
         store: Store | None,
         *,
-        ours: bool,
+        owns_store: bool,
         clock: Callable[[], float],
     ) -> None:
         self._cluster = cluster
@@ -85,7 +85,7 @@ class Entities:
         self._keeper: StoreKeeper | None = None
         self._host: Host | None = None
         if store is not None:
-            self._keeper = StoreKeeper(store, ours=ours)
+            self._keeper = StoreKeeper(store, owns_store=owns_store)
             owner, make_way = self._placement.owner, self._peers.make_way
             self._host = Host(cluster.id, codec, settings, self._keeper, clock, owner, make_way)
         self._nursery: trio.Nursery | None = None
@@ -221,7 +221,7 @@ class Entities:
     async def _call(self, key: EntityKey, method: str, body: bytes) -> Any:
         deadline = trio.current_effective_deadline()
         answer = await self._route(key, method, body, deadline)
-        if answer[0] == answers.ENTITY and trio.current_time() >= deadline:
+        if answer[0] is Status.ENTITY and trio.current_time() >= deadline:
             # The host knows the deadline too, and may be faster to say so than Trio is.
             await trio.lowlevel.checkpoint()
         return answers.read(answer, self._codec)
@@ -231,7 +231,7 @@ class Entities:
         if host is not None and host.find(key) is not None:
             work = LocalWork(Kind.CALL, method, body, deadline)
             answer = await wait_for(key, work, host, host.submit)
-            if answer[0] != answers.MOVED:
+            if answer[0] is not Status.MOVED:
                 return answer
 
         async def ask(owner: str) -> Answer:
@@ -253,7 +253,7 @@ class Entities:
                 await self._wait_for_host(key)
                 continue
             answer = await ask(owner)
-            if answer[0] != answers.MOVED:
+            if answer[0] is not Status.MOVED:
                 return answer
             self._retried += 1
             named = answer[1].decode(errors="replace")
@@ -282,7 +282,7 @@ class Entities:
         Acts beside the entity's turns, and so may be called from within one.  Waits up to
         `timeout_s`; then, or cancelled, it may or may not stand.  Raises as `call`.
         """
-        await self._beside(key, "set_reminder", reminder_fields(reminder), timeout_s)
+        await self._beside(key, "set_reminder", reminder.as_tuple(), timeout_s)
 
     async def delete_reminder(
         self, key: EntityKey, name: str, *, timeout_s: float | None = None

@@ -64,7 +64,7 @@ class ReminderWork(Work):
                 await entity.delete_reminder(name)
             case "get_reminder", str() as name:
                 found = await entity.get_reminder(name)
-                return None if found is None else reminder_fields(found)
+                return None if found is None else found.as_tuple()
             case _:
                 raise ConfigError("not a reminder")
         return None
@@ -76,24 +76,12 @@ class PeerReminderWork(PeerWork, ReminderWork):
     __slots__ = ()
 
 
-def reminder_fields(reminder: Reminder) -> tuple[Any, ...]:
-    """A reminder as it travels."""
-    return (
-        reminder.name,
-        reminder.due_at,
-        reminder.period_s,
-        reminder.repeats,
-        reminder.expires_at,
-        reminder.data,
-    )
-
-
 def answer_call(call: Call, answer: Answer) -> None:
     """Answer a peer; that the answer is too large for it is an answer too."""
     try:
-        call.reply(answer)
+        call.reply(answers.to_peer(answer))
     except SteinadlerError as error:
-        call.reply(answers.of_error(error))
+        call.reply(answers.to_peer(answers.of_error(error)))
 
 
 async def serve(me: Process, entities: Entities) -> None:

@@ -149,7 +149,7 @@ class SqliteDatabase(Database):
             sets, deletes = [], []
             for (key, name), reminding in settlement.reminders.items():
                 if isinstance(reminding, SetReminder):
-                    sets.append((key.type, key.id, *_row_of(reminding.reminder)))
+                    sets.append((key.type, key.id, *reminding.reminder.as_tuple()))
                 else:
                     deletes.append((key.type, key.id, name))
             _run(connection, _SET_REMINDERS, sets)
@@ -315,17 +315,6 @@ def _held(connection: sqlite3.Connection, keys: Sequence[EntityKey]) -> dict[Ent
         for n, epoch, owner, incarnation in json.loads(found):
             held[keys[n]] = Held(epoch, None if owner is None else (owner, incarnation))
     return held
-
-
-def _row_of(reminder: Reminder) -> tuple[Any, ...]:
-    return (
-        reminder.name,
-        reminder.due_at,
-        reminder.period_s,
-        reminder.repeats,
-        reminder.expires_at,
-        reminder.data,
-    )
 
 
 def _code(error: sqlite3.Error) -> int | None:

@@ -77,6 +77,17 @@ class Reminder:
     expires_at: float | None = None
     data: bytes = b""
 
+    def as_tuple(self) -> tuple[str, float, float | None, int | None, float | None, bytes]:
+        """The fields in order, as it travels and is stored: `Reminder(*fields)` reads them."""
+        return (
+            self.name,
+            self.due_at,
+            self.period_s,
+            self.repeats,
+            self.expires_at,
+            self.data,
+        )
+
 
 # A reminder, and whose it is.
 Due: TypeAlias = tuple[EntityKey, Reminder]

@@ -70,7 +70,7 @@ class Node:
         exports: Exports = DEFAULT_EXPORTS,
         message_types: MessageTypes = DEFAULT_MESSAGE_TYPES,
         store: Store | None = None,
-        store_is_ours: bool = False,
+        owns_store: bool = False,
         wall_clock: Callable[[], float] = time.time,
         policy: Policy | None = None,
     ) -> None:
@@ -88,7 +88,7 @@ class Node:
             exports=exports,
             message_types=message_types,
             store=store,
-            store_is_ours=store_is_ours,
+            owns_store=owns_store,
             wall_clock=wall_clock,
             policy=policy or Policy(),
         )

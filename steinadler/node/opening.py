@@ -131,7 +131,7 @@ async def open_node(
         config=config,
         rng=rng,
         store=open_store(prepared.default_store) if kept is None else kept,
-        store_is_ours=not isinstance(store, Store),
+        owns_store=not isinstance(store, Store),
         policy=prepared.policy,
     )
     runtime = RuntimeFolder(prepared.runtime_folder, fingerprint=mark)

@@ -86,7 +86,7 @@ class Runtime:
         exports: Exports,
         message_types: MessageTypes,
         store: Store | None,
-        store_is_ours: bool,
+        owns_store: bool,
         wall_clock: Callable[[], float],
         policy: Policy,
     ) -> None:
@@ -151,7 +151,7 @@ class Runtime:
             config.entities,
             rng,
             None if network.identity.is_observer else store,
-            ours=store_is_ours,
+            owns_store=owns_store,
             clock=wall_clock,
         )
 

@@ -119,18 +119,6 @@ def read_due(text: str | None, now: float) -> float:
     return max(0.0, seconds)
 
 
-def write_duration(seconds: float) -> str:
-    """A duration as Go writes it, to the microsecond: what the SDKs are told."""
-    microseconds = round(seconds * 1e6)
-    hours, rest = divmod(microseconds, 3_600_000_000)
-    minutes, rest = divmod(rest, 60_000_000)
-    whole, part = divmod(rest, 1_000_000)
-    text = f"{whole}.{part:06}".rstrip("0").rstrip(".") + "s"
-    if minutes or hours:
-        text = f"{minutes}m{text}"
-    return f"{hours}h{text}" if hours else text
-
-
 def _not_too_short(seconds: float, text: str) -> float:
     if seconds < SHORTEST_PERIOD_S:
         raise BadTime(f"{text!r}: a period is at least a millisecond")

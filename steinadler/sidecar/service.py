@@ -18,9 +18,8 @@ and then the node leaves, with its goodbye.  A program that went first does not 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -32,7 +31,8 @@ from steinadler.sidecar.api import Api, Phase
 from steinadler.sidecar.app_client import AppClient, tcp, unix
 from steinadler.sidecar.app_link import AppLink
 from steinadler.sidecar.metrics import Metrics
-from steinadler.sidecar.serving import listen_tcp, listen_unix, serve
+from steinadler.sidecar.serving import listen_tcp, serve
+from steinadler.transport import unix_sockets
 
 logger = logging.getLogger("steinadler.sidecar")
 
@@ -67,6 +67,9 @@ class SidecarSettings:
         for name in ("max_body_bytes", "call_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be greater than zero")
+        for path in (self.http_socket, self.app_socket):
+            if path is not None:
+                unix_sockets.check_path(path)
         if self.app_port is not None and self.app_socket is not None:
             raise ConfigError("the program is at a port or at a socket, not at both")
         for token in (self.api_token, self.app_token):
@@ -120,26 +123,27 @@ class Sidecar:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `drain` is through."""
-        settings = self._settings
-        path = settings.http_socket
-        if path is not None:
-            listeners = await listen_unix(path)
-            self.addresses = (f"unix:{path}",)
-        else:
-            listeners = await listen_tcp(settings.http_host, settings.http_port)
-            self.addresses = tuple(_address(each) for each in listeners)
         try:
-            async with trio.open_nursery() as nursery:
+            async with self._listening() as listeners, trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow)
                 nursery.start_soon(serve, self.api, listeners, self._stop)
                 task_status.started()
         finally:
             self._closed.set()
-            if path is not None:
-                with suppress(OSError):
-                    os.unlink(path)
             if self.app is not None:
                 self.app.close()
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[list[trio.SocketListener]]:
+        settings = self._settings
+        if settings.http_socket is not None:
+            async with unix_sockets.listening(settings.http_socket) as listener:
+                self.addresses = (f"unix:{settings.http_socket}",)
+                yield [listener]
+        else:
+            listeners = await listen_tcp(settings.http_host, settings.http_port)
+            self.addresses = tuple(_address(each) for each in listeners)
+            yield listeners  # `serve` closes them
 
     async def _follow(self) -> None:
         if self.link is not None:

@@ -15,8 +15,6 @@ connection closes, with a line in the log.
 from __future__ import annotations
 
 import logging
-import os
-import stat
 from functools import partial
 from typing import Any
 
@@ -55,40 +53,6 @@ async def listen_tcp(host: str, port: int) -> list[trio.SocketListener]:
         return await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigError(f"cannot serve HTTP at {host}:{port}: {error.strerror}") from error
-
-
-async def listen_unix(path: str) -> list[trio.SocketListener]:
-    """Listen on a Unix socket that only this user may use; one that nobody listens on is replaced.
-
-    Raises `ConfigError`.
-    """
-    sock = trio.socket.socket(trio.socket.AF_UNIX)
-    try:
-        await _remove_dead_socket(path)
-        before = os.umask(0o177)
-        try:
-            await sock.bind(path)
-        finally:
-            os.umask(before)
-        sock.listen(_BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise ConfigError(f"cannot serve HTTP at {path}: {error.strerror or error}") from error
-    return [trio.SocketListener(sock)]
-
-
-async def _remove_dead_socket(path: str) -> None:
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-    except FileNotFoundError:
-        return
-    try:
-        stream = await trio.open_unix_socket(path)
-    except ConnectionRefusedError:
-        os.unlink(path)
-    else:
-        await stream.aclose()
 
 
 async def serve(handler: Handler, listeners: list[trio.SocketListener], stop: trio.Event) -> None:

@@ -86,7 +86,7 @@ class Life:
             config=plan.config,
             rng=rng,
             store=self.store,
-            store_is_ours=True,
+            owns_store=True,
             wall_clock=wall_clock,
             policy=plan.policy,
         )

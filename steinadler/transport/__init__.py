@@ -23,4 +23,8 @@ Connections to peers:
     link              one session with one life of a peer, and the connection that carries it now
     delegate          what connections ask and tell whoever decides about membership
     idle_polling      looks at busy connections for a moment before the thread goes to sleep
+
+For programs of this machine:
+
+    unix_sockets      listening at a path
 """

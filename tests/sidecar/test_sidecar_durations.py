@@ -16,7 +16,6 @@ from steinadler.sidecar.durations import (
     read_due,
     read_duration,
     read_period,
-    write_duration,
 )
 
 
@@ -65,14 +64,8 @@ def test_reading_ends_in_a_number_in_range_or_in_bad_time(text: str) -> None:
             assert 0 <= read(text) <= LONGEST_S
 
 
-@given(st.integers(0, int(LONGEST_S) * 1_000_000))
-def test_what_is_written_is_read(microseconds: int) -> None:
-    seconds = microseconds / 1e6
-    assert read_duration(write_duration(seconds)) == pytest.approx(seconds, abs=1e-6)
-
-
 @given(
-    st.integers(0, 99),
+    st.integers(0, int(LONGEST_S) // 3600 - 1),
     st.integers(0, 59),
     st.integers(0, 59),
     st.integers(0, 999),
