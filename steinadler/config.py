@@ -204,17 +204,19 @@ class DialSettings:
     # A session without a connection has no task, and takes about 16 KiB.
     link_idle_s: float = 30.0
     # A member whose addresses have not answered for so long is reached through another member, as
-    # one that has none is at once.  Lowering it brings relays into use where a direct path is slow.
+    # one that has none, or whose addresses refuse, is at once.  Lowering it brings relays into use where a direct path is slow.
     relay_after_s: float = 0.5
     # One that is reached so and has an address is dialled directly this often, at both ends, times
     # a random 0.75 to 1.25.  Raising it leaves traffic on relays for longer once a path is back.
     direct_again_s: float = 10.0
     # Connections of others that this node carries at once: at most 4 MiB each, when neither end
-    # reads (a window of each of two streams both ways).  One beyond it is refused.
+    # reads (a window of each of two streams both ways).  One beyond it is refused.  0: none.
     max_relayed: int = 256
 
     def __post_init__(self) -> None:
-        _require_positive(self)
+        _require_positive(self, but="max_relayed")
+        if self.max_relayed < 0:
+            raise ConfigError(f"max_relayed must not be negative: {self.max_relayed!r}")
 
 
 @dataclass(frozen=True, slots=True)

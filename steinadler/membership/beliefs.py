@@ -19,6 +19,10 @@ dials that life, and whoever shows this node's own name in a certificate settles
 than half of the members that it is connected to say so, it takes it for the cluster's last word: it
 is usurped.  Believing the first who says so was refused: any member could stop any other.
 
+**Refutation numbers** grow by one with each word of a node about itself.  Somebody else's word that
+is far above what is held is a lie, and passed over: whoever refuted it would have no number for
+its next word, and nobody would listen to that (X4).
+
 **News** is what changes a belief here, and is passed on; but not what the first peer of a newcomer
 holds: all others have long heard of it, and would be told of each member once more.
 
@@ -45,11 +49,15 @@ from steinadler.identity import NodeId
 from steinadler.membership.detection import Detector
 from steinadler.membership.events import Reach, Usurped
 from steinadler.membership.members import Member, MemberState, join
-from steinadler.membership.messages import MAX_INTEGER, Gossip
+from steinadler.membership.messages import Gossip
 from steinadler.membership.neighbours import Neighbours
 from steinadler.membership.outbox import Outbox, Phase
 from steinadler.membership.rumours import Rumours
 from steinadler.membership.table import MAX_ENTRIES, Entry, Link, Table, transition
+
+# How far somebody else's word of a member may be ahead of what is held here: no node refutes, and
+# is given labels, so often while two others do not hear of it.
+MAX_REFUTATIONS_AHEAD = 2**24
 
 
 class Beliefs:
@@ -101,6 +109,9 @@ class Beliefs:
             if not self._vouched(record):
                 continue
             entry = self._table.find(name)
+            held = None if entry is None else entry.member
+            if source.name != name and _is_far_ahead(record, held):
+                continue
             if entry is None:
                 forgotten = not record.state.is_member and now >= self.forgetful_at
                 if forgotten or len(self._table) >= MAX_ENTRIES:
@@ -225,7 +236,7 @@ class Beliefs:
         elif (record.refutation, record.state) <= (self.me.refutation, self.me.state):
             if record.state is not MemberState.ALIVE:
                 self._rumours.repeat(self.me)  # somebody has missed the refutation
-        elif record.refutation < MAX_INTEGER:  # nothing is above that: it stays a suspect
+        elif not _is_far_ahead(record, self.me):
             self._detector.health.accused()
             self.me = replace(self.me, refutation=record.refutation + 1)
             self._rumours.add(self.me)
@@ -237,3 +248,9 @@ class Beliefs:
             self.usurped(record.node)
         elif record.state.is_member:
             self._outbox.add([Reach(record)])
+
+
+def _is_far_ahead(record: Member, held: Member | None) -> bool:
+    """Whether that cannot have been said by the node itself, going by what is held of that life."""
+    known = held.refutation if held is not None and held.node == record.node else 0
+    return record.refutation > known + MAX_REFUTATIONS_AHEAD

@@ -7,6 +7,12 @@ their own (`timing` has the sums, `suspicions` the clocks).  A neighbour's conne
 a direct ping that failed: the others are asked at once.  Deciding on a broken connection alone was
 refused: it would make a network hiccup a death (promise S2).
 
+A dial that is refused where the member was seen is strong evidence: nobody listens there any more,
+or a packet filter says so.  The others, who were asked when the connection broke, can tell.  It is
+dead when none of them can reach it either: they say so at once where they have no connection, or
+nothing within `direct_timeout_s`.  Taking the refusal for the verdict was refused: a filter that
+rejects would make a cut path a death (S2).
+
 Others may have its answer again and again while nothing of it comes here: then it is the connection
 that is ill, in one direction perhaps, and TCP may take minutes to say so.  It is given up
 (`PathLost`) for another way.
@@ -130,10 +136,39 @@ class Detector:
             self._pass_on(relay)
 
     def disconnected(self, node: NodeId, now: float) -> None:
-        """The connection to a neighbour broke: ask the others, unless they were asked already."""
+        """The connection to a neighbour broke: ask the others, unless they were asked already.
+
+        It has the time of a direct probe besides, to be dialled again.
+        """
         probe = self._probes.find(node)
         if probe is None or probe.stage is Stage.DIRECT:
-            self._ask_others(node, self._next_sequence(), now)
+            probe = self._ask_others(node, self._next_sequence(), now)
+            probe.deadline += self._settings.direct_timeout_s
+
+    def apart(self, node: NodeId) -> None:
+        """There is no connection to that one any more: who waits for its answer has none."""
+        for relay in self._relays.lost(node):
+            self._pass_on_nack(relay)
+
+    def refused(self, node: NodeId, now: float) -> None:
+        """A dial to where that lost neighbour listened was refused: see `gone`."""
+        probe = self._probes.find(node) or self._ask_others(node, self._next_sequence(), now)
+        if probe.stage is not Stage.REFUSED:
+            probe.stage = Stage.REFUSED
+            probe.deadline = now + self._settings.direct_timeout_s
+
+    def gone(self, now: float) -> Iterator[Entry]:
+        """Yield the members whose host refused a dial, and that nobody who was asked can reach."""
+        for probe in self._probes.refused():
+            if probe.deadline <= now or not any(map(self._is_awaited, probe.asked - probe.nacked)):
+                self._probes.end(probe.target)
+                entry = self._table.entry_of(probe.target)
+                if entry is not None and entry.member.state.is_member:
+                    yield entry
+
+    def _is_awaited(self, helper: NodeId) -> bool:
+        entry = self._table.entry_of(helper)
+        return entry is not None and entry.link is Link.CONNECTED
 
     def disconnected_from_observer(self, name: str, now: float) -> None:
         """An observer has no others to ask: give the member that long to be connected again."""
@@ -197,6 +232,11 @@ class Detector:
         if origin is not None and origin.link is Link.CONNECTED:
             self.answer(relay.origin, relay.sequence)
 
+    def _pass_on_nack(self, relay: Relay) -> None:
+        origin = self._table.entry_of(relay.origin)
+        if origin is not None and origin.link is Link.CONNECTED:
+            self._outbox.send(relay.origin, Nack(relay.sequence, self._piggyback(relay.origin)))
+
     def not_answered(self, sender: NodeId, sequence: int) -> None:
         """One that was asked to ping another has no answer so far."""
         self._probes.nacked_by_relay(sequence, sender)
@@ -225,10 +265,7 @@ class Detector:
         refute.  One that is suspect already is accused once more, by this node too.
         """
         for relay in self._relays.unanswered(now):
-            origin = self._table.entry_of(relay.origin)
-            if origin is not None and origin.link is Link.CONNECTED:
-                nack = Nack(relay.sequence, self._piggyback(relay.origin))
-                self._outbox.send(relay.origin, nack)
+            self._pass_on_nack(relay)
         for probe in self._probes.due(now):
             match probe.stage:
                 case Stage.DIRECT:
@@ -239,6 +276,8 @@ class Detector:
                     entry = self._table.entry_of(probe.target)
                     if entry is not None and entry.member.state.is_member:
                         yield entry
+                case Stage.REFUSED:
+                    raise AssertionError("`gone` has these")
                 case _:
                     assert_never(probe.stage)
 
@@ -279,12 +318,14 @@ class Detector:
                 # One that was not met yet gets that long, to be met by us and by the others.
                 self._ask_others(node, self._next_sequence(), now)
 
-    def _ask_others(self, node: NodeId, sequence: int, now: float) -> None:
+    def _ask_others(self, node: NodeId, sequence: int, now: float) -> Probe:
         deadline = now + self._settings.indirect_timeout_s
         asked = self._helpers(node)
-        self._probes.start(Probe(sequence, node, Stage.INDIRECT, deadline, frozenset(asked)))
+        probe = Probe(sequence, node, Stage.INDIRECT, deadline, frozenset(asked))
+        self._probes.start(probe)
         for other in asked:
             self._outbox.send(other, PingRequest(sequence, node, self._piggyback(other)))
+        return probe
 
     def _helpers(self, node: NodeId) -> list[NodeId]:
         entries = map(self._table.find, self._table.overlay.neighbours_of(node.name))

@@ -8,7 +8,8 @@ the order is shuffled again only in larger clusters.
 
 A probe is DIRECT, then INDIRECT: others were asked.  Any word from its target ends it.  Who was
 asked and has no answer either says so in time (a nack, Lifeguard section IV-A): if not even those
-are heard, it is this node that is deaf.
+are heard, it is this node that is deaf.  A probe is REFUSED when others were asked and a dial was
+refused meanwhile: then the first answers decide.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Stage(Enum):
 
     DIRECT = "direct"
     INDIRECT = "indirect"
+    REFUSED = "refused"
 
 
 @dataclass(slots=True)
@@ -121,9 +123,17 @@ class Probes:
         return None
 
     def due(self, now: float) -> list[Probe]:
-        """The probes whose stage has run out of time, in the order they did."""
-        probes = [probe for probe in self._by_target.values() if probe.deadline <= now]
+        """The probes whose stage has run out of time, in the order they did; no refused ones."""
+        probes = [
+            probe
+            for probe in self._by_target.values()
+            if probe.deadline <= now and probe.stage is not Stage.REFUSED
+        ]
         return sorted(probes, key=lambda probe: probe.deadline)
+
+    def refused(self) -> list[Probe]:
+        """The probes of those whose host refused a dial."""
+        return [probe for probe in self._by_target.values() if probe.stage is Stage.REFUSED]
 
     def deadlines(self) -> Iterable[float]:
         """When each probe's stage runs out of time."""
@@ -167,6 +177,17 @@ class Relays:
         if relay is None or relay.target != sender:
             return None
         return self._by_sequence.pop(sequence)
+
+    def lost(self, target: NodeId) -> list[Relay]:
+        """All who wait for `target` and were told nothing yet; now they are."""
+        found = [
+            relay
+            for relay in self._by_sequence.values()
+            if relay.target == target and relay.nack_at < math.inf
+        ]
+        for relay in found:
+            relay.nack_at = math.inf
+        return found
 
     def reached(self, target: NodeId) -> list[Relay]:
         """Take out all for which `target` was to be pinged: it is there."""

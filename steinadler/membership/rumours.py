@@ -1,9 +1,10 @@
 """Who is told what, and when: this node's side of dissemination.
 
 News goes at once to a few random neighbours, to the accused and to all observers, and rides on
-probes afterwards.  A node's own refutation goes to everybody it is connected to: it is rare, it
-is urgent, and only one node has it.  Leaving all of it to piggy-backing, as SWIM does, was
-refused: it would add probe rounds to every detection time.
+probes afterwards.  The few are drawn from those held alive, as in memberlist: where many fall
+silent at once, the news of that would be gone with them.  A node's own refutation goes to everybody
+it is connected to: it is rare, it is urgent, and only one node has it.  Leaving all of it to
+piggy-backing, as SWIM does, was refused: it would add probe rounds to every detection time.
 
 News of hundreds of members, when two sides of a network meet again, goes as many messages, each to
 a few neighbours of its own.  What waits for probes moves at a kilobyte a probe: suspicions would
@@ -80,9 +81,14 @@ class Rumours:
             sends.extend(Send(node, Gossip(batch)) for node in sorted(self.observers))
             for record in batch:
                 self._queue.discard(record.node.name)
-                if len(recipients) < self._transmissions():
-                    self._queue.put(record, sent=len(recipients))
+                alive = sum(self._is_alive(node) for node in recipients if node != record.node)
+                if alive < self._transmissions():
+                    self._queue.put(record, sent=alive)
         return sends
+
+    def _is_alive(self, node: NodeId) -> bool:
+        entry = self._table.entry_of(node)
+        return entry is not None and entry.member.state is MemberState.ALIVE
 
     def _transmissions(self) -> int:
         return timing.transmissions(self._settings, len(self._table.overlay))
@@ -92,7 +98,9 @@ class Rumours:
     ) -> list[NodeId]:
         if any(record.node == me for record in news):
             return self._table.connected()
-        others = [node for node in self._neighbours.connected() if node != source]
+        others = [
+            node for node in self._neighbours.connected() if node != source and self._is_alive(node)
+        ]
         recipients = self._rng.sample(others, min(timing.FANOUT, len(others)))
         for record in news:
             if record.state in (MemberState.SUSPECT, MemberState.DOWN):

@@ -355,6 +355,7 @@ class Swim:
         if entry is None or entry.link is not Link.CONNECTED:
             return
         entry.link = Link.LOST if node.name in self._neighbours else Link.APART
+        self._detector.apart(node)
         if goodbye:
             self._beliefs.believe_state(entry, MemberState.LEFT, "left", now)
             entry.said_goodbye = True
@@ -366,8 +367,12 @@ class Swim:
 
     def _on_refused(self, node: NodeId, now: float) -> None:
         entry = self._table.entry_of(node)
-        if entry is not None and entry.link is Link.LOST and entry.member.state.is_member:
+        if entry is None or entry.link is not Link.LOST or not entry.member.state.is_member:
+            return
+        if self._observer:  # it has nobody to ask
             self._beliefs.believe_state(entry, MemberState.DOWN, REFUSED, now)
+        else:
+            self._detector.refused(node, now)
 
     def _on_leave(self) -> None:
         self._beliefs.leave()
@@ -424,6 +429,9 @@ class Swim:
 
     def _finish(self, source: NodeId | None, now: float) -> list[Effect]:
         if self._outbox.phase is Phase.RUNNING:
+            for entry in self._detector.gone(now):
+                self._beliefs.believe_state(entry, MemberState.DOWN, REFUSED, now)
+                source = None  # that is this node's own news
             self._update_neighbours(now)
         effects = self._outbox.take()
         effects.extend(self._rumours.spread(self._beliefs.me.node, source))

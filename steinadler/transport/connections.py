@@ -45,7 +45,7 @@ from steinadler.errors import SecurityError
 from steinadler.identity import Address, NodeId
 from steinadler.transport.carrier import Carrier, Via
 from steinadler.transport.delegate import Delegate
-from steinadler.transport.dialling import Dialler, DialOutcome, Relays
+from steinadler.transport.dialling import Dialler, Relays
 from steinadler.transport.handshake import Handshakes, Phase
 from steinadler.transport.link import Link
 from steinadler.transport.network import Network, PeerIdentity, SecureStream
@@ -193,7 +193,7 @@ class Connections:
     def moved(self, node: NodeId, addresses: tuple[Address, ...]) -> None:
         """Dial a member there from now on, whenever there is a reason to."""
         if self.link(node) is not None:
-            self._peer(node.name).addresses = addresses
+            self._peer(node.name).moved(addresses)
 
     def keep_connected(self, node: NodeId, addresses: tuple[Address, ...]) -> None:
         """Be connected to this member from now on."""
@@ -366,10 +366,8 @@ class Connections:
                 changed = link.changed
                 # Neighbours first: what membership makes of them cannot wait.
                 async with nullcontext() if peer.neighbour else self._dials_on_demand:
-                    outcome = await self._dialler.dial_member(peer)
-                if outcome is DialOutcome.REFUSED:
-                    self._delegate.peer_refused(link.node)
-                if outcome is not DialOutcome.CONNECTED:
+                    connected = await self._dialler.dial_member(peer)
+                if not connected:
                     delay = min(dial.first_backoff_s * 2**failures, dial.longest_backoff_s)
                     failures = min(failures + 1, 30)
                     with trio.move_on_after(delay * self._rng.uniform(0.5, 1)):

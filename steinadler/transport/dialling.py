@@ -6,13 +6,15 @@
 
 Who is to be dialled, and when again, is decided by `Connections`.  Here an address is looked up,
 dialled and greeted, and what went wrong is told once: to the log, by address and kind of failure,
-and to the `Delegate`, if it says something about the member.
+and to the `Delegate`, if it says something about the member: a refusal does, from where its present
+life was seen to be.  Of an address that it only says it has, it may mean nothing: behind NAT, or
+where private networks overlap, some other machine has that.
 
-**Through a third one.**  When a member's addresses are silent for `relay_after_s`, or it has none,
-another member is asked to carry the bytes (`Relays`); the handshake is the same, end to end.  The
-direct attempt goes on meanwhile, and whichever greets first is kept.  Waiting for every address to
-time out first was refused: a packet filter that drops would delay each message by `dial_timeout_s`
-for each of them.
+**Through a third one.**  When a member's addresses are silent for `relay_after_s`, or fail, or it
+has none, another member is asked to carry the bytes (`Relays`); the handshake is the same, end to
+end.  The direct attempt goes on meanwhile, and whichever greets first is kept.  Waiting for every
+address to time out first was refused: a packet filter that drops would delay each message by
+`dial_timeout_s` for each of them.
 """
 
 from __future__ import annotations
@@ -99,40 +101,40 @@ class Dialler:
         """Whether dialling `address` would only find this node."""
         return address in self._handshakes.addresses or address in self._ourselves
 
-    async def dial_member(self, peer: Peer) -> DialOutcome:
-        """Try everywhere that the peer may be, and through others; as `dial_directly`."""
-        outcome = DialOutcome.FAILED
+    async def dial_member(self, peer: Peer) -> bool:
+        """Try everywhere that the peer may be, and through others; whether it is connected."""
+        connected = False
         tried = trio.Event()
 
         async def dial_through_another() -> None:
-            nonlocal outcome
+            nonlocal connected
             with trio.move_on_after(self._settings.relay_after_s):
                 await tried.wait()
-            if outcome is DialOutcome.FAILED and await self._dial_relayed(peer):
-                outcome = DialOutcome.CONNECTED
+            if await self._dial_relayed(peer):
+                connected = True
                 nursery.cancel_scope.cancel()
 
         # Whoever is cancelled is not in its greeting: two are never in it at a time (`_greet`).
         async with trio.open_nursery() as nursery:
             if self.relays is not None:
                 nursery.start_soon(dial_through_another)
-            outcome = await self.dial_directly(peer)
-            tried.set()
-            if outcome is DialOutcome.CONNECTED:
+            if await self.dial_directly(peer):
+                connected = True
                 nursery.cancel_scope.cancel()
-        return outcome
+            tried.set()
+        return connected
 
-    async def dial_directly(self, peer: Peer) -> DialOutcome:
-        """Try everywhere that the peer may be.  Refused is what was refused where it was seen."""
-        good = peer.good_address
-        result = DialOutcome.FAILED
+    async def dial_directly(self, peer: Peer) -> bool:
+        """Try everywhere that the peer may be; whether it is connected."""
         for address in peer.addresses_to_dial():
-            outcome = await self._dial(address, peer.name)
-            if outcome is DialOutcome.CONNECTED:
-                return outcome
-            if outcome is DialOutcome.REFUSED and (good is None or address == good):
-                result = outcome
-        return result
+            link = peer.link
+            match await self._dial(address, peer.name):
+                case DialOutcome.CONNECTED:
+                    return True
+                case DialOutcome.REFUSED if link is peer.link and address == peer.seen_at:
+                    if link is not None:
+                        self._delegate.peer_refused(link.node)
+        return False
 
     async def dial_proposed(self, address: Address) -> tuple[Address, ...]:
         """Dial whoever is at a literal address; return what a name stands for."""

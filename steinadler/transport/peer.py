@@ -86,8 +86,8 @@ class Peer:
         self.dialler: trio.CancelScope | None = None
         self.neighbour = False
         self.addresses: tuple[Address, ...] = ()
-        # Where the peer was seen to be: only a refusal from there says something about it.
-        self.good_address: Address | None = None
+        # Where the present life was seen to be: only a refusal from there says something about it.
+        self.seen_at: Address | None = None
         # Of the latest connection: its far end, and when it began.
         self.remote: Address | Via | None = None
         self.connected_at = 0.0
@@ -152,7 +152,7 @@ class Peer:
     def is_connected_at(self, address: Address) -> bool:
         """Whether dialling `address` would only find the peer that is connected already."""
         return self.connected and (
-            address in self.addresses or address == self.good_address or address in self._found_at
+            address in self.addresses or address == self.seen_at or address in self._found_at
         )
 
     def was_found_at(self, address: Address) -> None:
@@ -162,11 +162,17 @@ class Peer:
 
     def addresses_to_dial(self) -> list[Address]:
         """Everywhere the peer may be, first where it was seen."""
-        good = self.good_address
-        addresses = sorted(self.addresses, key=lambda address: address != good)
-        if good is not None and good not in addresses:
-            addresses.insert(0, good)
+        seen_at = self.seen_at
+        addresses = sorted(self.addresses, key=lambda address: address != seen_at)
+        if seen_at is not None and seen_at not in addresses:
+            addresses.insert(0, seen_at)
         return addresses
+
+    def moved(self, addresses: tuple[Address, ...]) -> None:
+        """The present life says that it is at these addresses now."""
+        if self.seen_at in self.addresses and self.seen_at not in addresses:
+            self.seen_at = None
+        self.addresses = addresses
 
     def outranking(self, hello: Hello) -> Reject | None:
         """The refusal of this Hello, when another connection to the same life was dialled since,
@@ -201,6 +207,7 @@ class Peer:
     def end(self, reason: str) -> None:
         """Give the present life up: its connection, its session, its re-dialling."""
         self.neighbour = False
+        self.seen_at = None
         self.stop_dialling()
         self._end_link(reason)
 
@@ -295,12 +302,10 @@ class Peer:
             case Via():
                 pass  # it says nothing of where the peer is
             case Address() as address if dialler != hello.node.name:
-                self.good_address = address
-            case Address(host):
-                self.good_address = next(
-                    (a for a in hello.addresses if a.host == host),
-                    hello.addresses[0] if hello.addresses else None,
-                )
+                self.seen_at = address
+            case Address(host):  # it dialled, from a host at which it may say that it listens
+                known = (self.seen_at, *hello.addresses)
+                self.seen_at = next((one for one in known if one and one.host == host), None)
         self._delegate.link_connected(link, hello)
 
     async def carry(self, link: Link, stream: SecureStream, rest: bytes) -> None:

@@ -53,6 +53,8 @@ from steinadler.membership.messages import (
 ALIVE, SUSPECT, DOWN, LEFT = MemberState
 SETTINGS = MembershipSettings()
 START = 50.0
+# Until whoever is lost is accused: a direct probe, and others.
+PROBE_S = SETTINGS.direct_timeout_s + SETTINGS.indirect_timeout_s
 
 
 def member(name: str, incarnation: int = 10) -> Member:
@@ -123,24 +125,78 @@ def test_a_broken_connection_without_a_return_is_a_suspicion_then_down() -> None
     """S1: silence after a broken connection is bounded too."""
     swim = engine(BOB)
     swim.handle(Disconnected(BOB.node, False), START)
-    effects = events(advance(swim, START + SETTINGS.indirect_timeout_s + 0.001))
+    effects = events(advance(swim, START + PROBE_S + 0.001))
     assert effects == [Suspected(BOB.in_state(SUSPECT, "me"))]
-    effects = events(advance(swim, START + 0.201 + SETTINGS.suspicion_s))
+    effects = events(advance(swim, START + PROBE_S + 0.001 + SETTINGS.suspicion_s))
     assert effects == [Down(replace(BOB, state=DOWN), "no sign of life")]
     assert swim.reconnectable() == (replace(BOB, state=DOWN),)
     assert swim.members() == (ME,)
 
 
-def test_a_refused_dial_after_a_connection_is_down_at_once() -> None:
-    """S1: killed; and the others are told."""
-    swim = engine(BOB, CAROL)
+def refused(*others: Member) -> tuple[Swim, PingRequest]:
+    """An engine whose connection to bob broke and was refused, and what it asks carol."""
+    swim = engine(BOB, CAROL, *others)
     assert events(swim.handle(Refused(BOB.node), START)) == []  # still connected
-    swim.handle(Disconnected(BOB.node, False), START)
-    effects = swim.handle(Refused(BOB.node), START)
-    down = replace(BOB, state=DOWN)
-    assert events(effects) == [Down(down, "connection refused")]
-    assert sent(effects, CAROL) == [Gossip((down,))]
+    effects = swim.handle(Disconnected(BOB.node, False), START)
+    (request,) = sent(effects, CAROL)
+    assert isinstance(request, PingRequest)
+    assert events(swim.handle(Refused(BOB.node), START)) == []
+    return swim, request
+
+
+DEAD = [Down(replace(BOB, state=DOWN), "connection refused")]
+
+
+def test_a_refused_dial_is_down_as_soon_as_nobody_else_is_connected() -> None:
+    """S1: killed; and the others are told."""
+    swim, request = refused()
+    effects = swim.handle(Received(CAROL.node, Nack(request.sequence)), START)
+    assert events(effects) == DEAD
+    assert sent(effects, CAROL) == [Gossip((DEAD[0].member,))]
     assert swim.handle(Refused(BOB.node), START) == []
+
+
+def test_a_refused_dial_is_down_at_once_where_there_is_nobody_to_ask() -> None:
+    swim = engine(BOB)
+    swim.handle(Disconnected(BOB.node, False), START)
+    assert events(swim.handle(Refused(BOB.node), START)) == DEAD
+    swim, _ = refused()
+    effects = swim.handle(Disconnected(CAROL.node, True), START)
+    assert DEAD[0] in events(effects), "whoever was asked is gone"
+
+
+def test_a_refused_dial_is_down_after_a_moment_where_the_others_are_silent() -> None:
+    swim, _ = refused()
+    advance(swim, START + 0.1)
+    swim.handle(Refused(BOB.node), START + 0.1)  # dialled again: the clock is that of the first
+    assert events(advance(swim, START + SETTINGS.direct_timeout_s - 0.001)) == []
+    assert events(advance(swim, START + SETTINGS.direct_timeout_s + 0.001)) == DEAD
+
+
+def test_a_refused_dial_is_no_death_while_another_reaches_it() -> None:
+    """S2: a packet filter that rejects answers just like a host whose process has died."""
+    swim, request = refused()
+    for again in range(5):
+        now = START + again / 100
+        assert events(swim.handle(Received(CAROL.node, Ack(request.sequence)), now)) == []
+        effects = swim.handle(Refused(BOB.node), now)
+        (request,) = sent(effects, CAROL)
+        assert isinstance(request, PingRequest)
+        assert events(effects) == []
+    assert swim.find("bob") == BOB
+
+
+def nacks(effects: list[Effect]) -> list[int]:
+    return [message.sequence for message in sent(effects, CAROL) if isinstance(message, Nack)]
+
+
+def test_who_was_asked_says_at_once_that_its_own_connection_broke() -> None:
+    """S1: or those who ask each other about a killed one would wait for the time of a probe."""
+    swim = engine(BOB, CAROL)
+    swim.handle(Received(CAROL.node, PingRequest(9, BOB.node)), START)
+    effects = swim.handle(Disconnected(BOB.node, False), START + 0.001)
+    assert nacks(effects) == [9]
+    assert nacks(advance(swim, START + SETTINGS.indirect_timeout_s)) == [], "it was told"
 
 
 def test_a_refused_dial_to_one_never_met_proves_nothing() -> None:
@@ -400,12 +456,15 @@ def test_an_answer_through_another_ends_the_probe(answered: bool) -> None:
     """S2: only from one that was asked, only under that sequence."""
     swim = engine(BOB, CAROL)
     effects = swim.handle(Disconnected(BOB.node, False), START)
-    (request,) = sent(effects, CAROL)
-    assert isinstance(request, PingRequest)
-    swim.handle(Received(CAROL.node, Ack(request.sequence + 100)), START)
-    if answered:
-        swim.handle(Received(CAROL.node, Ack(request.sequence)), START)
-    suspicions = events(advance(swim, START + SETTINGS.indirect_timeout_s + 0.001))
+    suspicions: list[Effect] = []
+    now = START
+    for step in range(1, 11):
+        for request in sent(effects, CAROL):
+            if isinstance(request, PingRequest):
+                swim.handle(Received(CAROL.node, Ack(request.sequence + 100 * (not answered))), now)
+        now = START + (PROBE_S + 0.001) * step / 10
+        effects = advance(swim, now)
+        suspicions += events(effects)
     assert suspicions == ([] if answered else [Suspected(BOB.in_state(SUSPECT, "me"))])
 
 

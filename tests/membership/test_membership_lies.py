@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 from swim_simulation import Simulation
 from test_membership_engine import (
+    ALIVE,
     BOB,
     CAROL,
+    DAVE,
     DOWN,
     LEFT,
     ME,
@@ -25,7 +27,18 @@ from test_membership_engine import (
 )
 from test_membership_simulated import started
 
-from steinadler.membership import Cleared, Connected, Down, Received, Suspected, Up, Usurped
+from steinadler.membership import (
+    Cleared,
+    Connected,
+    Down,
+    MemberState,
+    Received,
+    Relabel,
+    Suspected,
+    Up,
+    Usurped,
+)
+from steinadler.membership.beliefs import MAX_REFUTATIONS_AHEAD
 from steinadler.membership.messages import MAX_INTEGER, Gossip, SyncReply
 
 # Where the liar is not to be told from anybody else.
@@ -98,18 +111,28 @@ def test_that_i_have_left_is_refuted_like_any_accusation() -> None:
     ]
 
 
-def test_the_largest_refutation_leaves_a_suspect_that_goes_on() -> None:
+@pytest.mark.parametrize("state", [ALIVE, SUSPECT, DOWN, LEFT])
+def test_a_word_far_ahead_of_what_a_node_said_is_passed_over_x4(state: MemberState) -> None:
+    """Whoever refuted the largest number would have none for its next word."""
+    lie = {"state": state, "refutation": MAX_INTEGER}
     swim = engine(BOB, LIAR)
-    assert events(gossip(swim, LIAR, replace(ME, state=DOWN, refutation=MAX_INTEGER))) == []
+    assert gossip(swim, LIAR, replace(ME, **lie)) == []
     assert swim.me == ME
-    at_bobs = engine(BOB, LIAR)
-    gossip(at_bobs, LIAR, replace(BOB, state=DOWN, refutation=MAX_INTEGER))
-    for n in range(20):  # every word from it buys time
-        advance(at_bobs, START + n / 2)
-        gossip(at_bobs, BOB, at=START + n / 2)
-    held = at_bobs.find("bob")
-    assert held is not None
-    assert held.state is SUSPECT
+    for known in (BOB, None):
+        about = known or DAVE
+        assert gossip(swim, LIAR, replace(about, **lie)) == []
+        assert swim.find(about.node.name) == known
+    assert events(gossip(swim, LIAR, DAVE)) == [Up(DAVE)], "and what is true is heard"
+    swim.handle(Relabel((("zone", "a"),)), START)
+    assert swim.me.refutation == 1
+
+
+def test_a_lie_just_ahead_is_refuted_and_only_the_node_itself_may_be_further() -> None:
+    swim = engine(BOB, LIAR)
+    gossip(swim, LIAR, replace(ME, state=SUSPECT, refutation=MAX_REFUTATIONS_AHEAD))
+    assert swim.me == replace(ME, refutation=MAX_REFUTATIONS_AHEAD + 1)
+    gossip(swim, BOB, replace(BOB, refutation=MAX_INTEGER))
+    assert swim.find("bob") == replace(BOB, refutation=MAX_INTEGER)
 
 
 # -- whole clusters ---------------------------------------------------------------------------

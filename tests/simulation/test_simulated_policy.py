@@ -17,6 +17,7 @@ from steinadler import (
     Call,
     ChildSpec,
     Config,
+    DialSettings,
     Down,
     Exit,
     Grants,
@@ -477,7 +478,10 @@ async def test_a_flood_of_refusals_is_few_lines_and_all_are_told_in_the_end(
 
 # -- where a node has seen no certificate ------------------------------------------------------
 
-RING = Config(membership=MembershipSettings(mesh_size=2, rings=1, probe_interval_s=1))
+RING = Config(
+    membership=MembershipSettings(mesh_size=2, rings=1, probe_interval_s=1),
+    dial=DialSettings(max_relayed=0),
+)
 NAMES = [f"n{n}" for n in range(4)]
 
 
