@@ -11,6 +11,8 @@ There is no time-out type: callers bound their waits with `trio.fail_after` or
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 
 class SteinadlerError(Exception):
     """The base of everything below."""
@@ -56,12 +58,21 @@ class NotAuthorized(SecurityError):
     """
 
 
+class JoinFailure(StrEnum):
+    """What a joiner itself finds to be in its way."""
+
+    UNREACHABLE = "unreachable"  # no node answered
+    IMPOSTOR = "impostor"  # who answers is not of the token's cluster
+    CLOCK = "clock"  # this machine's and the issuer's do not agree
+    BAD_ANSWER = "bad-answer"  # the issuer's answer, or a certificate in it, makes no sense
+    EXPIRED = "expired"  # the token, by this machine's clock
+
+
 class JoinFailed(SecurityError):
     """A cluster could not be joined by a token; the text says why, and what to do.
 
-    `reason` is a word for programs: "unreachable", "impostor" (who answers is not of the cluster),
-    "clock", "bad-answer", "expired", or what the issuer says, one of
-    `steinadler.security.token_store.Refusal`'s values.
+    `reason` is a word for programs: a `JoinFailure`, or what the issuer says, of which this version
+    knows `steinadler.security.token_store.Refusal`'s values.
     """
 
     def __init__(self, reason: str, text: str) -> None:

@@ -27,16 +27,14 @@ does not is sent.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias, assert_never
-
-import cbor2
+from typing import TypeAlias, assert_never
 
 from steinadler.errors import ConfigError, RemoteProtocolError
 from steinadler.identity import Address, NodeId, check_node_name
 from steinadler.membership.members import MAX_ACCUSERS, Member, MemberState
+from steinadler.wire import plain
 from steinadler.wire.handshake import MAX_ADDRESSES, MAX_LABELS
 
 # A message fits one frame (design section 5), and so no decoder looks at more than this.
@@ -49,12 +47,6 @@ _MAX_DEPTH = 6
 MAX_INTEGER = 2**62
 # How many digests a summary has: the more there are, the less is sent for one difference.
 BUCKETS = 32
-
-# Every tag that cbor2 decodes by itself.  None is ours, so each is an error.
-_BUILT_IN_TAGS = (
-    *(0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100),
-    *(256, 258, 260, 261, 1004, 43000, 55799),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,22 +124,22 @@ def encode(message: Message) -> bytes:
     """The message's bytes."""
     match message:
         case Ping(sequence, updates):
-            return cbor2.dumps([1, sequence, _records(updates)])
+            return plain.dumps([1, sequence, _records(updates)])
         case PingRequest(sequence, target, updates):
             target_fields = [target.name, target.incarnation]
-            return cbor2.dumps([2, sequence, target_fields, _records(updates)])
+            return plain.dumps([2, sequence, target_fields, _records(updates)])
         case Ack(sequence, updates):
-            return cbor2.dumps([3, sequence, _records(updates)])
+            return plain.dumps([3, sequence, _records(updates)])
         case Gossip(updates):
-            return cbor2.dumps([4, _records(updates)])
+            return plain.dumps([4, _records(updates)])
         case SyncRequest(members, buckets):
-            return cbor2.dumps([5, _records(members), buckets])
+            return plain.dumps([5, _records(members), buckets])
         case SyncReply(members):
-            return cbor2.dumps([6, _records(members)])
+            return plain.dumps([6, _records(members)])
         case Nack(sequence, updates):
-            return cbor2.dumps([7, sequence, _records(updates)])
+            return plain.dumps([7, sequence, _records(updates)])
         case Summary(digests):
-            return cbor2.dumps([8, digests])
+            return plain.dumps([8, digests])
         case _:
             assert_never(message)
 
@@ -160,31 +152,11 @@ def decode(data: bytes) -> Message:
     """
     if len(data) > MAX_MESSAGE_BYTES:
         raise RemoteProtocolError(f"a membership message of {len(data)} bytes is too large")
-    buffer = io.BytesIO(data)
-    try:
-        fields = cbor2.CBORDecoder(
-            buffer,
-            max_depth=_MAX_DEPTH,
-            semantic_decoders=_REFUSE_TAGS,
-            tag_hook=_refuse_tag,
-            strict_hashable_types=True,
-        ).decode()
-    # cbor2 lets a few built-in errors through (unhashable keys, recursion); the data is at fault.
-    except Exception as error:
-        raise RemoteProtocolError(f"a membership message does not parse: {error}") from error
-    if buffer.tell() != len(data):
-        raise RemoteProtocolError("bytes after the end of a membership message")
+    fields = plain.loads(data, _MAX_DEPTH)
     try:
         return _message(fields)
     except ConfigError as error:
         raise RemoteProtocolError(f"a membership message names what cannot be: {error}") from error
-
-
-def _refuse_tag(*_: object) -> NoReturn:
-    raise ValueError("tags are not allowed")
-
-
-_REFUSE_TAGS: dict[int, Any] = dict.fromkeys(_BUILT_IN_TAGS, _refuse_tag)
 
 
 def _records(members: Iterable[Member]) -> list[list[object]]:
@@ -257,8 +229,8 @@ def _node(name: object, incarnation: object) -> NodeId:
 
 def _address(value: object) -> Address:
     match value:
-        case [host, port, *_] if (number := _integer(port)) < 65_536:
-            return Address(_text(host), number)
+        case [host, port, *_]:
+            return Address(_text(host), plain.natural(port, 65_535))
         case _:
             raise RemoteProtocolError("not an address")
 
@@ -282,27 +254,16 @@ def _buckets(value: object) -> tuple[int, ...] | None:
         return None
     if not isinstance(value, list) or len(value) > BUCKETS:
         raise RemoteProtocolError("not a list of buckets, or too long")
-    buckets = tuple(_integer(item) for item in value)
-    if any(bucket >= BUCKETS for bucket in buckets):
-        raise RemoteProtocolError(f"a bucket's number is under {BUCKETS}")
-    return buckets
+    return tuple(plain.natural(item, BUCKETS - 1) for item in value)
 
 
 def _state(value: object) -> MemberState:
-    number = _integer(value)
-    if number > MemberState.LEFT:
-        raise RemoteProtocolError(f"{number} is not a member's state")
-    return MemberState(number)
+    return MemberState(plain.natural(value, MemberState.LEFT))
 
 
 def _integer(value: object) -> int:
-    # True is an int to Python, and not to the protocol.
-    if type(value) is not int or not 0 <= value <= MAX_INTEGER:
-        raise RemoteProtocolError("not an integer from 0 to 2**62")
-    return value
+    return plain.natural(value, MAX_INTEGER)
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise RemoteProtocolError("not a text string")
-    return value
+    return plain.text(value, MAX_MESSAGE_BYTES)  # what bounds it is the message

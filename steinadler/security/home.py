@@ -30,7 +30,6 @@ from datetime import datetime
 from pathlib import Path
 
 import platformdirs
-from cryptography import x509
 
 from steinadler.errors import ConfigError, SecurityError
 from steinadler.identity import (
@@ -94,25 +93,12 @@ class Home:
 
     def create_cluster(self, name: str) -> Cluster:
         """Make the cluster `name`; raise `ConfigError` when it exists or cannot be called so."""
-        return self._make_new(name, self._fill_as_issuer)
-
-    def create_joined(
-        self,
-        name: str,
-        cluster_id: str,
-        authorities: Iterable[x509.Certificate],
-        fill: Callable[[ClusterFolder], None],
-    ) -> Cluster:
-        """Make the cluster `name` as one that was joined; raises as `create_cluster`.
-
-        `fill` stores the credentials in the folder before anybody sees it.
-        """
-
-        def fill_all(folder: ClusterFolder) -> None:
-            folder.write_joined(cluster_id, authorities, self._clock())
-            fill(folder)
-
-        return self._make_new(name, fill_all)
+        _check_cluster_name(name)
+        try:
+            self._make(name, self._fill_as_issuer)
+        except FileExistsError:
+            raise ConfigError(f"there is a cluster {name!r} already, in {self._clusters}") from None
+        return self._read(name)
 
     def check_may_join(self, name: str, cluster_id: str) -> None:
         """Raise `ConfigError` when what a joiner is given for a cluster of that id could not be
@@ -289,14 +275,6 @@ class Home:
                 f"{error.filename} cannot be made: {error.strerror}; "
                 f"set {HOME_VARIABLE} to a folder that can be written"
             ) from error
-
-    def _make_new(self, name: str, fill: Callable[[ClusterFolder], None]) -> Cluster:
-        _check_cluster_name(name)
-        try:
-            self._make(name, fill)
-        except FileExistsError:
-            raise ConfigError(f"there is a cluster {name!r} already, in {self._clusters}") from None
-        return self._read(name)
 
     def _make(self, name: str, fill: Callable[[ClusterFolder], None]) -> None:
         """Make a cluster, or raise `FileExistsError` when there is one."""

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from steinadler.errors import JoinFailed, RemoteProtocolError, SecurityError
+from steinadler.errors import JoinFailed, JoinFailure, RemoteProtocolError, SecurityError
 from steinadler.identity import OBSERVER
 from steinadler.security.authority import CLOCK_SKEW, constrained_to, fingerprint
 from steinadler.security.enrolment import (
@@ -88,7 +88,7 @@ class Joiner:
             theirs_s = plain.natural(time)
         except RemoteProtocolError as error:
             raise JoinFailed(
-                "impostor", f"what answers is no node of a cluster: {error}"
+                JoinFailure.IMPOSTOR, f"what answers is no node of a cluster: {error}"
             ) from error
         signer, issuer = self._verify(certificate, authorities, seal)
         _compare_clocks(issuer, certificate, theirs_s, now)
@@ -103,7 +103,7 @@ class Joiner:
         if not known:
             other = fingerprint(authorities[0])
             raise JoinFailed(
-                "impostor",
+                JoinFailure.IMPOSTOR,
                 f"somebody else answers: its authority is {other[:16]}..., and the token is for "
                 f"{token.fingerprint[:16]}...; nothing was sent to it (was the cluster made anew, "
                 "or its authority replaced? then make a new token)",
@@ -120,12 +120,12 @@ class Joiner:
                     raise SecurityError("it trusts what is no authority of the cluster")
         except Exception as error:  # a damaged certificate raises any of an undocumented set
             raise JoinFailed(
-                "impostor",
+                JoinFailure.IMPOSTOR,
                 "somebody else answers: it does not have the key of the authority in the token "
                 f"({str(error) or type(error).__name__}); nothing was sent to it",
             ) from error
         if issuer.is_observer:
-            raise JoinFailed("impostor", f"{issuer} answers, which is no member")
+            raise JoinFailed(JoinFailure.IMPOSTOR, f"{issuer} answers, which is no member")
         return known[0], issuer
 
     def read_grant(
@@ -184,7 +184,7 @@ class Meeting:
             raise
         except Exception as error:  # a damaged certificate raises any of an undocumented set
             raise JoinFailed(
-                "bad-answer", f"what {self.issuer} answers makes no sense: {error}"
+                JoinFailure.BAD_ANSWER, f"what {self.issuer} answers makes no sense: {error}"
             ) from error
 
 
@@ -195,12 +195,12 @@ def _compare_clocks(
     if abs(ahead_s) > CLOCK_SKEW.total_seconds():
         way = "ahead of" if ahead_s > 0 else "behind"
         raise JoinFailed(
-            "clock",
+            JoinFailure.CLOCK,
             f"this machine's clock is {_span(abs(ahead_s))} {way} that of {issuer}: set "
             "whichever is wrong, and join again",
         )
     if not shown.not_valid_before_utc <= now < shown.not_valid_after_utc:
-        raise JoinFailed("impostor", f"the certificate of {issuer} is not valid now")
+        raise JoinFailed(JoinFailure.IMPOSTOR, f"the certificate of {issuer} is not valid now")
 
 
 def _span(seconds: int) -> str:

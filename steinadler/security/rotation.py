@@ -51,11 +51,6 @@ class Rotation:
         """Whether a former rotation came as far as `drop`, and not to its end."""
         return self._dropping.exists()
 
-    @property
-    def may_drop(self) -> bool:
-        """Whether an authority is trusted that does not sign."""
-        return len(self._folder.trust()) > 1
-
     def begin(self) -> Trust:
         """Have a further authority trusted, unless a rotation is under way."""
         if self._folder.next_authority() is None and len(self._folder.trust()) > 1:

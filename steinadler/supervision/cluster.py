@@ -317,7 +317,7 @@ class _Members:
         stay = {
             child.id
             for child, state in self._shell.engine.children()
-            if child.restart == "temporary" or state.value != "running"
+            if child.restart == "temporary" or state != "running"
         }
         where = {life.id: life.node for life in self._lives.values() if life.node is not None}
         moving = [id_ for id_ in moves(self._nodes(), where) if id_ not in stay]

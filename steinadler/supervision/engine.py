@@ -2,9 +2,9 @@
 
 Sans-IO: a method for each thing that may happen; it returns what is to be done.  A child is
 
-    DOWN --Start--> STARTING --started--> RUNNING --Stop--> STOPPING --ended--> DOWN
+    down --Start--> starting --started--> running --Stop--> stopping --ended--> down
 
-and from any of these DOWN when it ends.  Two marks say what is to become of it: `wanted`, whether
+and from any of these down when it ends.  Two marks say what is to become of it: `wanted`, whether
 it is to run, and `doomed`, whether this life of it is to end.  What happens only sets marks;
 `_settle` alone turns marks into steps: while somebody is doomed, the last of them in the order of
 starting is ended; then the first that is wanted and down is started.  With `in_order`, one step at
@@ -20,21 +20,17 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TypeAlias
 
 from steinadler.errors import ConfigError
-from steinadler.supervision.specs import MAX_CHILDREN, ChildSpec, SupervisorSpec, is_orderly
+from steinadler.supervision.specs import (
+    MAX_CHILDREN,
+    ChildSpec,
+    ChildState,
+    SupervisorSpec,
+    is_orderly,
+)
 from steinadler.wire.signals import SHUTDOWN
-
-
-class State(Enum):
-    """Where a child stands; the values are those of `ChildInfo.state`."""
-
-    DOWN = "down"
-    STARTING = "starting"
-    RUNNING = "running"
-    STOPPING = "stopping"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ Effects: TypeAlias = list[Effect]
 @dataclass(slots=True)
 class _Child:
     spec: ChildSpec
-    state: State = State.DOWN
+    state: ChildState = "down"
     wanted: bool = True
     doomed: bool = False
     lived: bool = False  # was started, once at least
@@ -95,7 +91,7 @@ class _Child:
 
     @property
     def alive(self) -> bool:
-        return self.state is not State.DOWN
+        return self.state != "down"
 
 
 class Supervision:
@@ -114,7 +110,7 @@ class Supervision:
 
     # -- what is known ------------------------------------------------------------------------
 
-    def children(self) -> list[tuple[ChildSpec, State]]:
+    def children(self) -> list[tuple[ChildSpec, ChildState]]:
         """Every child that is known, in the order of starting."""
         return [(child.spec, child.state) for child in self._children.values()]
 
@@ -131,9 +127,9 @@ class Supervision:
     def started(self, id_: str, now: float) -> Effects:
         """A child runs.  Nothing to do when it is to end already."""
         child = self._children.get(id_)
-        if child is None or child.state is not State.STARTING:
+        if child is None or child.state != "starting":
             return []
-        child.state = State.RUNNING
+        child.state = "running"
         child.lived = True
         child.on_trial = False
         answers: Effects = [Answer(ticket, id_, None) for ticket in child.on_started]
@@ -147,8 +143,8 @@ class Supervision:
         as a restart.
         """
         child = self._children[id_]
-        failed = child.state is State.STARTING and not faultless
-        child.state = State.DOWN
+        failed = child.state == "starting" and not faultless
+        child.state = "down"
         child.deadline = math.inf
         if child.doomed:
             return self._met_its_end(child) + self._settle(now)
@@ -222,7 +218,7 @@ class Supervision:
         """Start a child that is down, and was to be.  Raises `ConfigError` when it was not."""
         child = self._find(id_)
         if child.alive or child.wanted:
-            raise ConfigError(f"child {id_!r} is {child.state.value}, and to run")
+            raise ConfigError(f"child {id_!r} is {child.state}, and to run")
         child.wanted = True
         child.on_started.append(ticket)
         return self._settle(now)
@@ -231,13 +227,13 @@ class Supervision:
         """Forget a child that is down.  Raises `ConfigError` when it is not, or not to be."""
         child = self._find(id_)
         if child.alive or child.wanted:
-            raise ConfigError(f"child {id_!r} is {child.state.value}: terminate it first")
+            raise ConfigError(f"child {id_!r} is {child.state}: terminate it first")
         del self._children[id_]
 
     def move(self, id_: str, now: float) -> Effects:
         """End a running child and start it again, which does not count as a restart."""
         child = self._find(id_)
-        child.doomed = child.doomed or child.state is State.RUNNING
+        child.doomed = child.doomed or child.state == "running"
         return self._settle(now)
 
     # -- decisions ----------------------------------------------------------------------------
@@ -246,18 +242,18 @@ class Supervision:
         """Take the steps that the marks ask for, as far as they may be taken now."""
         everyone = list(self._children.values())
         effects: Effects = []
-        if self._in_order and any(child.state is State.STOPPING for child in everyone):
+        if self._in_order and any(child.state == "stopping" for child in everyone):
             return effects
         for child in reversed(everyone):
-            if child.doomed and child.state is not State.STOPPING:
+            if child.doomed and child.state != "stopping":
                 effects.append(self._stop(child, now))
                 if self._in_order:
                     return effects
-        if self._in_order and any(child.state is State.STARTING for child in everyone):
+        if self._in_order and any(child.state == "starting" for child in everyone):
             return effects
         for child in everyone:
             if child.wanted and not child.alive:
-                child.state = State.STARTING
+                child.state = "starting"
                 effects.append(Start(child.spec, again=child.lived))
                 if self._in_order:
                     return effects
@@ -268,7 +264,7 @@ class Supervision:
         return effects
 
     def _stop(self, child: _Child, now: float) -> Stop:
-        child.state = State.STOPPING
+        child.state = "stopping"
         kill = child.spec.shutdown == "kill"
         child.deadline = math.inf if kill else now + child.spec.patience_s
         return Stop(child.spec.id, kill=kill)

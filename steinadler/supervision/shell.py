@@ -33,7 +33,7 @@ from steinadler.supervision.engine import (
     Stop,
     Supervision,
 )
-from steinadler.supervision.specs import ChildInfo, ChildSpec
+from steinadler.supervision.specs import ChildInfo, ChildSpec, ChildState
 from steinadler.wire.signals import NORMAL, SHUTDOWN
 
 logger = logging.getLogger("steinadler.supervision")
@@ -161,9 +161,9 @@ class Shell:
             name = self.me.node.exports.name_of(spec.function)
             self.me.require_spawn(call.caller, name, *spec.args)
 
-    def _info(self, spec: ChildSpec, state: Any) -> ChildInfo:
+    def _info(self, spec: ChildSpec, state: ChildState) -> ChildInfo:
         process = self._children.process_of(spec.id)
-        return ChildInfo(spec.id, process, state.value, spec.restart, spec.type)
+        return ChildInfo(spec.id, process, state, spec.restart, spec.type)
 
     # -- effects ------------------------------------------------------------------------------
 

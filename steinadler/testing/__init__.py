@@ -19,6 +19,7 @@ plays the same again, byte for byte (`SimulatedCluster` says what that takes of 
     fabric    who is connected, what is in flight, when it arrives; reads no clock
     sockets   what a host has: the records that the fabric moves
     faults    what may happen to a packet, drawn by keyed hashes
+    failing   the part of `SimulatedCluster` that lets it happen: partitions, loss, resets
     freezing  stops the tasks of one node, as SIGSTOP does
     order     makes Trio's scheduler follow the seed
     trace     what happened, and its digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     ExitStack,
@@ -12,28 +12,27 @@ from contextlib import (
     contextmanager,
 )
 from types import TracebackType
+from typing import Unpack
 
 import trio
 import trio.testing
 
 from steinadler.config import Config
 from steinadler.errors import ConfigError
-from steinadler.identity import NODE, OBSERVER, check_node_name, check_role
+from steinadler.identity import OBSERVER
 from steinadler.node import Node
 from steinadler.node.opening import alone
 from steinadler.security.peer import PeerIdentity
-from steinadler.security.policy import Policy
-from steinadler.testing import faults
 from steinadler.testing.fabric import Fabric
-from steinadler.testing.faults import Fault, Hold, Refuse, Rule
+from steinadler.testing.failing import NetworkFaults
 from steinadler.testing.freezing import Freezer
-from steinadler.testing.lives import Hosts, Life, Plan
+from steinadler.testing.lives import Hosts, Life, NodeOptions, Plan
 from steinadler.testing.order import seeded_scheduler
 from steinadler.testing.stores import MemoryContents, MemoryStore
 from steinadler.testing.trace import Trace
 
 
-class SimulatedCluster:
+class SimulatedCluster(NetworkFaults):
     """A cluster in one Trio task tree, on a simulated network, in virtual time.
 
         async with SimulatedCluster(seed=7, latency_s=(0.0005, 0.005)) as cluster:
@@ -74,11 +73,11 @@ class SimulatedCluster:
         store_latency_s: tuple[float, float] = (0.0, 0.0),
         config: Config | None = None,
     ) -> None:
+        super().__init__(Fabric(seed, latency_s=latency_s))
         self.seed = seed
         self.contents = MemoryContents()
         self._store_latency_s = store_latency_s
         self._severed = ExitStack()  # the stores of the dead
-        self.fabric = Fabric(seed, latency_s=latency_s)
         self._config = config or Config()
         self._lives: dict[str, Life] = {}
         self._incarnations: dict[str, int] = {}
@@ -98,62 +97,38 @@ class SimulatedCluster:
 
     # -- nodes --------------------------------------------------------------------------------
 
-    async def start(
-        self,
-        *names: str,
-        host: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        config: Config | None = None,
-        cluster: str = "default",
-        observer: bool = False,
-        listen: bool = True,
-        role: str | None = None,
-        policy: Policy | None = None,
-        seeds: Collection[str] | None = None,
-    ) -> tuple[Node, ...]:
+    async def start(self, *names: str, **options: Unpack[NodeOptions]) -> tuple[Node, ...]:
         """Start nodes, and return them once they are open; `agreed` waits for them to meet.
 
-        `host`: where, for a single node that is not to be on a host of its own name (a second
-        one of a name, say).  `cluster`: whose certificate they have; nodes of two clusters share
-        the network and nothing else.  `labels`, `config`, `observer`, `listen`, `role`, `policy`:
-        as for `open_node`, and a policy is no file.
-        `seeds`: the only hosts that they are told of, as by `open_node(seeds=...)`; and nobody is
-        told of them.  (None: they find each other as if by multicast.)
+        Options:
+        `host` (str): where, for a single node that is not to be on a host of its own name (a second
+        one of a name, say).  `cluster` (str, "default"): whose certificate they have; nodes of two
+        clusters share the network and nothing else.
+        `labels` (a mapping of str to str), `observer` (bool, False), `listen` (bool, True), `role`
+        (str), `policy` (`Policy`, and no file): as for `open_node`.  `config` (`Config`): so too;
+        by default that of the simulation.
+        `seeds` (a collection of str): the only hosts that they are told of, as by
+        `open_node(seeds=...)`; and nobody is told of them.  (None: they find each other as if by
+        multicast.)
 
-        Raises `ConfigError` when a host is up already, or a name cannot be one.
+        Raises `ConfigError` when a host is up already, or a name cannot be one; `TypeError` for an
+        option that there is not.
         """
-        if host is not None and len(names) != 1:
+        if options.get("host") is not None and len(names) != 1:
             raise ConfigError("one host runs one node: start the others without `host`")
         nodes = []
         for name in names:
-            plan = self._plan(
-                name, host, labels, config, cluster, observer, listen, role, policy, seeds
-            )
+            plan = Plan.of(name, self._config, **options)
             nodes.append(_node_of(await self._start(plan)))
         return tuple(nodes)
 
     @asynccontextmanager
-    async def open(
-        self,
-        name: str,
-        *,
-        host: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        config: Config | None = None,
-        cluster: str = "default",
-        observer: bool = False,
-        listen: bool = True,
-        role: str | None = None,
-        policy: Policy | None = None,
-        seeds: Collection[str] | None = None,
-    ) -> AsyncIterator[Node]:
+    async def open(self, name: str, **options: Unpack[NodeOptions]) -> AsyncIterator[Node]:
         """Run one node for the length of a block, as `open_node` does.
 
-        As `start`, and what the node raises of itself is raised in the block.
+        As `start`, with its options, and what the node raises of itself is raised in the block.
         """
-        plan = self._plan(
-            name, host, labels, config, cluster, observer, listen, role, policy, seeds
-        )
+        plan = Plan.of(name, self._config, **options)
         with trio.CancelScope() as block:
             life = await self._start(plan, block)
             try:
@@ -165,27 +140,6 @@ class SimulatedCluster:
                     await life.ended.wait()
         if life.failure is not None:
             raise life.failure
-
-    def _plan(
-        self,
-        name: str,
-        host: str | None,
-        labels: Mapping[str, str] | None,
-        config: Config | None,
-        cluster: str,
-        observer: bool,
-        listen: bool,
-        role: str | None,
-        policy: Policy | None,
-        seeds: Collection[str] | None,
-    ) -> Plan:
-        role = OBSERVER if observer else check_role(role or NODE)
-        check_node_name(name)
-        config = config or self._config
-        told_of = None if seeds is None else tuple(seeds)
-        return Plan(
-            name, host or name, labels or {}, config, cluster, role, listen, policy, told_of
-        )
 
     async def restart(self, host: str) -> Node:
         """Start the node that was on `host` again: a new life of the same name and settings.
@@ -215,7 +169,7 @@ class SimulatedCluster:
         self._record("crash", host)
         self._severed.enter_context(life.store.outage())
         self.fabric.kill(life.host, trio.current_time())
-        self._freezer_thaw(life)
+        self._thaw(life)
         life.scope.cancel()
 
     def pause(self, host: str) -> None:
@@ -290,75 +244,6 @@ class SimulatedCluster:
         }
         return {member.node for member in life.node.members()} == expected
 
-    # -- faults -------------------------------------------------------------------------------
-
-    @contextmanager
-    def rule(self, rule: Rule) -> Iterator[None]:
-        """Ask `rule` about every packet for the length of the block: see `Rule`."""
-        self._record("fault", "")
-        with self.fabric.rule(rule, trio.current_time):
-            yield
-        self._record("healed", "")
-
-    @contextmanager
-    def partition(
-        self, one: Collection[str], other: Collection[str], *, one_way: bool = False
-    ) -> Iterator[None]:
-        """Let nothing through between two sets of hosts; or, `one_way`, from `one` to `other`.
-
-        Nobody is told: bytes stall, and dials time out.  Afterwards TCP sends again what was
-        held, sooner or later: see `steinadler.testing.fabric`.
-        """
-        with self._between(one, other, Hold(), one_way=one_way):
-            yield
-
-    @contextmanager
-    def refusing(
-        self, one: Collection[str], other: Collection[str], *, one_way: bool = False
-    ) -> Iterator[None]:
-        """Refuse new connections between two sets of hosts; those that stand go on."""
-        with self._between(one, other, Refuse(), one_way=one_way):
-            yield
-
-    @contextmanager
-    def _between(
-        self, one: Collection[str], other: Collection[str], fault: Fault, *, one_way: bool
-    ) -> Iterator[None]:
-        for name in (*one, *other):
-            self._life(name)  # a misspelt host would be a fault that never happens
-        rule = faults.between(one, other, fault)
-        if not one_way:
-            rule = faults.both_ways(rule, faults.between(other, one, fault))
-        with self.rule(rule):
-            yield
-
-    @contextmanager
-    def lossy(self, probability: float) -> Iterator[None]:
-        """Lose each packet with that probability; TCP sends it again after 0.2 s and more."""
-        with self.rule(faults.lossy(probability, self.fabric.draws)):
-            yield
-
-    @contextmanager
-    def resetting(self, probability: float) -> Iterator[None]:
-        """Let each packet break its connection with that probability."""
-        with self.rule(faults.resetting(probability, self.fabric.draws)):
-            yield
-
-    @contextmanager
-    def slow(self, low_s: float, high_s: float) -> Iterator[None]:
-        """Let each packet take so much longer."""
-        with self.rule(faults.slow(low_s, high_s, self.fabric.draws)):
-            yield
-
-    def cut(self, one: str, other: str) -> int:
-        """Reset the connections that stand between two hosts, and lose what is in flight there.
-
-        New ones can be made at once.  Returns how many there were.
-        """
-        self._life(one)
-        self._record("cut", one, other)
-        return self.fabric.cut(one, self._life(other).host.name)
-
     # -- inside -------------------------------------------------------------------------------
 
     async def __aenter__(self) -> SimulatedCluster:
@@ -423,21 +308,15 @@ class SimulatedCluster:
             self.fabric.advance(trio.current_time())
 
     def _life(self, host: str) -> Life:
-        try:
-            return self._lives[host]
-        except KeyError:
-            known = ", ".join(self._lives) or "none"
-            raise ConfigError(f"no host is called {host!r}; there are: {known}") from None
-
-    def _record(self, event: str, source: str, target: str = "") -> None:
-        self.trace.record(trio.current_time(), event, source, target)
+        self._check_host(host)
+        return self._lives[host]
 
     def _resume(self, life: Life) -> None:
         if life.host.paused:
             self.fabric.resume(life.host, trio.current_time())
-        self._freezer_thaw(life)
+        self._thaw(life)
 
-    def _freezer_thaw(self, life: Life) -> None:
+    def _thaw(self, life: Life) -> None:
         if life.task is not None:
             self._freezer.thaw(life.task)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import trio
 
 from steinadler.config import Config
 from steinadler.discovery import Candidate, Source
 from steinadler.discovery.source import Found
-from steinadler.identity import Address, NodeId
+from steinadler.identity import NODE, OBSERVER, Address, NodeId, check_node_name, check_role
 from steinadler.node import Node
 from steinadler.node.opening import alone
 from steinadler.security.policy import Policy
@@ -31,6 +32,20 @@ def wall_clock() -> float:
     return EPOCH_S + trio.current_time()
 
 
+class NodeOptions(TypedDict, total=False):
+    """What a test may ask of a node that it starts: see `SimulatedCluster.start`."""
+
+    host: str | None
+    labels: Mapping[str, str] | None
+    config: Config | None
+    cluster: str
+    observer: bool
+    listen: bool
+    role: str | None
+    policy: Policy | None
+    seeds: Collection[str] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How to start a node, and to start it again."""
@@ -44,6 +59,30 @@ class Plan:
     listen: bool
     policy: Policy | None
     seeds: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, name: str, default_config: Config, **options: Unpack[NodeOptions]) -> Plan:
+        """A plan with these options.
+
+        Raises `ConfigError` for what cannot be a name or a role, and `TypeError` for an unknown
+        option.
+        """
+        known = NodeOptions.__annotations__
+        for option in options:
+            if option not in known:
+                raise TypeError(f"there is no option {option!r}; there are: {', '.join(known)}")
+        observer, seeds = options.get("observer", False), options.get("seeds")
+        return cls(
+            check_node_name(name),
+            host=options.get("host") or name,
+            labels=options.get("labels") or {},
+            config=options.get("config") or default_config,
+            cluster=options.get("cluster", "default"),
+            role=OBSERVER if observer else check_role(options.get("role") or NODE),
+            listen=options.get("listen", True),
+            policy=options.get("policy"),
+            seeds=None if seeds is None else tuple(seeds),
+        )
 
 
 class Life:

@@ -1,14 +1,16 @@
-"""CBOR without tags, for what the protocol itself says: Hellos and signals.
+"""CBOR without tags, for what the protocol itself says: Hellos, signals, gossip.
 
-Stricter than the messages' codec: no tag at all, shallow, small.  Every reader below raises
-`RemoteProtocolError` for a value that is not what it should be, and tolerates extra elements at
-the end of arrays and extra keys in maps, so that the next version may add some.
+Stricter than the messages' codec: no tag at all, shallow, small, one item and no byte behind it.
+Every reader below raises `RemoteProtocolError` for a value that is not what it should be, and
+tolerates extra elements at the end of arrays and extra keys in maps, so that the next version may
+add some.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import cbor2
 
@@ -16,13 +18,14 @@ from steinadler.errors import RemoteProtocolError
 from steinadler.identity import NodeId, ProcessId
 
 _MAX_DEPTH = 8
+# Every tag that cbor2 decodes by itself.  None is ours, so each is an error.
 _BUILT_IN_TAGS = (
     *(0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261),
     *(1004, 43000, 55799),
 )
 
 
-def _refuse(value: object, immutable: bool) -> Any:
+def _refuse(*_: object) -> NoReturn:
     raise ValueError("a tag where none belongs")
 
 
@@ -34,18 +37,26 @@ def dumps(value: object) -> bytes:
     return cbor2.dumps(value)
 
 
-def loads(data: bytes) -> Any:
-    """Decode plain values; raise `RemoteProtocolError` for anything else."""
+def loads(data: bytes, max_depth: int = _MAX_DEPTH) -> Any:
+    """The plain value that `data` is, no more and no less; the outermost array counts as one deep.
+
+    Raises `RemoteProtocolError` for anything else: cut short, trailing bytes, too deep, a tag.
+    """
+    buffer = io.BytesIO(data)
     try:
-        return cbor2.loads(
-            data,
+        value = cbor2.CBORDecoder(
+            buffer,
             tag_hook=_refuse,
             semantic_decoders=_DECODERS,
-            max_depth=_MAX_DEPTH,
+            max_depth=max_depth,
             strict_hashable_types=True,  # keys are text, whose hashes nobody can make collide
-        )
-    except (cbor2.CBORDecodeError, ValueError, TypeError, RecursionError) as error:
+        ).decode()
+    # cbor2 lets a few built-in errors through (unhashable keys, recursion); the data is at fault.
+    except Exception as error:
         raise RemoteProtocolError(f"not plain CBOR: {error}") from error
+    if buffer.tell() != len(data):
+        raise RemoteProtocolError("bytes after the end of plain CBOR")
+    return value
 
 
 def array(value: object, least: int) -> list[Any]:
@@ -55,10 +66,11 @@ def array(value: object, least: int) -> list[Any]:
     return value
 
 
-def natural(value: object) -> int:
-    """`value`, if it is an integer from 0 to 2**64 - 1."""
-    if type(value) is not int or not 0 <= value < 2**64:
-        raise RemoteProtocolError("a number from 0 to 2**64 - 1 was expected")
+def natural(value: object, most: int = 2**64 - 1) -> int:
+    """`value`, if it is an integer from 0 to `most`."""
+    # True is an int to Python, and not to the protocol.
+    if type(value) is not int or not 0 <= value <= most:
+        raise RemoteProtocolError(f"a number from 0 to {most} was expected")
     return value
 
 

@@ -17,13 +17,14 @@ import pytest
 import trio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from joined_home import join_home
 
 from steinadler import FileCredentials
 from steinadler.diagnosis import Diagnosis, Finding, Level, Subject, Topic, examine
 from steinadler.diagnosis.home import CertificateSource
 from steinadler.discovery import Dns, SeedFile
 from steinadler.identity import OBSERVER, Address
-from steinadler.security import Authority, ClusterFolder, Home, PeerIdentity
+from steinadler.security import Authority, Home, PeerIdentity
 
 OK, NOTE, WARNING, PROBLEM = Level
 DAY = timedelta(days=1)
@@ -189,20 +190,7 @@ async def test_a_cluster_of_another_name(tmp_path: Path) -> None:
 
 def join(nodes: Any, home: Path, *given: tuple[str, str], made: datetime | None = None) -> None:
     """Make a home that has joined the cluster of the nodes, with these credentials."""
-    issuer = Home(nodes.home)
-    cluster = issuer.cluster("default")
-    authority = issuer.cluster_folder(cluster).authority()
-
-    def fill(folder: ClusterFolder) -> None:
-        for role, name in given:
-            key = ec.generate_private_key(ec.SECP256R1())
-            identity = PeerIdentity(cluster.id, role, name)
-            when = made or datetime.now(UTC)
-            folder.store_credentials(
-                role, name, key, [authority.issue(identity, key.public_key(), when)]
-            )
-
-    Home(home).create_joined("default", cluster.id, [authority.certificate], fill)
+    join_home(Home(home), Home(nodes.home), *given, signed_at=made)
 
 
 async def test_a_home_that_joined_asks_as_its_observer(nodes: Any, tmp_path: Path) -> None:

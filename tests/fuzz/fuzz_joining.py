@@ -22,11 +22,7 @@ from steinadler.security.enrolment import (
     read_join_request,
 )
 from steinadler.security.token_store import JoinRefused, Refusal
-from steinadler.transport.client_hello import (
-    MAX_FIRST_RECORD_BYTES,
-    missing_bytes,
-    offered_protocols,
-)
+from steinadler.transport.client_hello import missing_bytes, offered_protocols
 
 CLUSTER = "0123456789abcdef" * 2
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -100,7 +96,7 @@ def joining(data: bytes) -> None:
 
 def client_hello(data: bytes) -> None:
     """The first bytes of a connection."""
-    assert 0 <= missing_bytes(data) <= MAX_FIRST_RECORD_BYTES
+    assert 0 <= missing_bytes(data) <= 5 + 16 * 1024, "RFC 8446, section 5.1"
     assert all(isinstance(name, str) for name in offered_protocols(data))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
+from joined_home import join_home
 
 from steinadler import Node
 from steinadler.identity import NODE, OBSERVER
@@ -18,31 +19,19 @@ from steinadler.security.revocation import Revocations
 from steinadler.security.trust import Trust
 
 
-def issue_to(
-    folder: ClusterFolder, issuer: Home, role: str, name: str, *, signed_at: datetime | None = None
-) -> None:
-    """Put credentials into a joined home, new or in the place of former ones."""
+def issue_to(folder: ClusterFolder, issuer: Home, role: str, name: str) -> None:
+    """Put credentials into a joined home in the place of former ones."""
     cluster = issuer.default_cluster()
     key = ec.generate_private_key(ec.SECP256R1())
     identity = PeerIdentity(cluster.id, role, name)
-    certificate = (
-        issuer.cluster_folder(cluster)
-        .authority()
-        .issue(identity, key.public_key(), signed_at or utc_now())
-    )
+    authority = issuer.cluster_folder(cluster).authority()
+    certificate = authority.issue(identity, key.public_key(), utc_now())
     folder.store_credentials(role, name, key, [certificate])
 
 
 def join(path: Path, issuer: Home, name: str, *, ago: timedelta = timedelta(0)) -> Path:
     """A home that joined as `name`, so long ago; its path."""
-    cluster = issuer.default_cluster()
-    home = Home(path)
-
-    def fill(folder: ClusterFolder) -> None:
-        for role in (NODE, OBSERVER):
-            issue_to(folder, issuer, role, name, signed_at=utc_now() - ago)
-
-    home.create_joined("default", cluster.id, issuer.cluster_folder(cluster).trust(), fill)
+    join_home(Home(path), issuer, (NODE, name), (OBSERVER, name), signed_at=utc_now() - ago)
     return path
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from clocks import Clock
 from cryptography.hazmat.primitives.asymmetric import ec
+from joined_home import join_home
 
 from steinadler.errors import ConfigError, SecurityError
 from steinadler.identity import NODE, OBSERVER
 from steinadler.security import (
     Cluster,
-    ClusterFolder,
     Home,
     IssuedCredentials,
     JoinedCredentials,
@@ -41,21 +41,10 @@ def sign(issuer: Home, role: str, name: str) -> tuple[ec.EllipticCurvePrivateKey
     return key, [authority.issue(identity, key.public_key(), utc_now())]
 
 
-def join(home: Home, issuer: Home, *given: tuple[str, str], name: str = "default") -> Cluster:
-    cluster = issuer.default_cluster()
-
-    def fill(folder: ClusterFolder) -> None:
-        for role, who in given:
-            folder.store_credentials(role, who, *sign(issuer, role, who))  # type: ignore[arg-type]
-
-    trust = issuer.cluster_folder(cluster).trust()
-    return home.create_joined(name, cluster.id, trust, fill)
-
-
 @pytest.fixture
 def joined(tmp_path: Path, issuer: Home) -> Home:
     home = Home(tmp_path / "joined")
-    join(home, issuer, (NODE, "bob"), (OBSERVER, "bob"), ("gpu-worker", "w-1.x"))
+    join_home(home, issuer, (NODE, "bob"), (OBSERVER, "bob"), ("gpu-worker", "w-1.x"))
     return home
 
 
@@ -119,14 +108,9 @@ def test_any_number_of_observers_can_watch(joined: Home, issuer: Home) -> None:
 
 def test_without_an_observers_certificate_nobody_can_watch(tmp_path: Path, issuer: Home) -> None:
     home = Home(tmp_path / "other")
-    cluster = join(home, issuer, (NODE, "bob"), name="theirs")
+    cluster = join_home(home, issuer, (NODE, "bob"), name="theirs")
     with pytest.raises(ConfigError, match=r"cluster 'theirs' as node 'bob': none .* an observer"):
         home.observer_name(cluster)
-
-
-def test_joining_is_not_for_a_name_that_is_taken(joined: Home, issuer: Home) -> None:
-    with pytest.raises(ConfigError, match="there is a cluster 'default' already"):
-        join(joined, issuer, (NODE, "dave"))
 
 
 def test_a_renewed_file_is_what_the_next_handshake_shows(joined: Home, issuer: Home) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from joined_home import join_home
 
 from steinadler.errors import CertificateRevoked, ConfigError, SecurityError
 from steinadler.identity import NODE
@@ -111,10 +112,8 @@ def test_a_rotation_is_six_writes(place: ClusterFolder, monkeypatch: pytest.Monk
 
 
 def test_a_home_that_joined_rotates_nothing(tmp_path: Path, issuer: Home) -> None:
-    cluster = issuer.default_cluster()
     joined = Home(tmp_path / "joined")
-    trust = issuer.cluster_folder(cluster).trust()
-    made = joined.create_joined("default", cluster.id, trust, lambda _: None)
+    made = join_home(joined, issuer)
     with pytest.raises(ConfigError, match="joined cluster 'default' and does not have its key"):
         Rotation(joined.cluster_folder(made))
 

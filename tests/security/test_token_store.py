@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from joined_home import join_home
 
 from steinadler.errors import ConfigError, SecurityError
 from steinadler.identity import Address
@@ -185,9 +186,8 @@ def test_processes_that_spend_at_once_spend_no_use_twice(store: TokenStore, tmp_
     assert (record.uses_left, len(set(record.names))) == (0, 14)
 
 
-def test_a_joined_home_has_no_tokens_to_give(home: Home, cluster: Cluster) -> None:
+def test_a_joined_home_has_no_tokens_to_give(home: Home) -> None:
     other = Home(home.path.with_name("other"))
-    trust = home.cluster_folder(cluster).trust()
-    joined = other.create_joined("default", cluster.id, trust, lambda folder: None)
+    joined = join_home(other, home)
     with pytest.raises(ConfigError, match="where the cluster's key is"):
         other.tokens(joined)

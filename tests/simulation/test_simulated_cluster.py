@@ -114,6 +114,8 @@ async def test_mistakes_are_told(autojump_clock: trio.testing.MockClock) -> None
             await cluster.restart("alice")
         with pytest.raises(ConfigError, match="one host runs one node"):
             await cluster.start("bob", "carol", host="here")
+        with pytest.raises(TypeError, match=r"no option 'label'; there are: host, labels,"):
+            await cluster.start("bob", label={})  # type: ignore[call-arg]
 
 
 async def test_what_the_block_raises_comes_out_as_it_is(

@@ -19,7 +19,6 @@ from steinadler.supervision.engine import (
     Finish,
     GiveUp,
     Start,
-    State,
     Stop,
     Supervision,
 )
@@ -77,7 +76,7 @@ class World:
         return self.log
 
     def running(self) -> list[str]:
-        return [spec.id for spec, state in self.engine.children() if state is State.RUNNING]
+        return [spec.id for spec, state in self.engine.children() if state == "running"]
 
 
 def abc(strategy: str = "one_for_one", intensity: int = MANY, **restarts: str) -> World:
@@ -507,12 +506,12 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def nobody_is_forgotten_or_invented(self) -> None:
         states = {spec.id: state for spec, state in self.engine.children()}
-        assert {id_ for id_, state in states.items() if state is not State.DOWN} == self.alive
+        assert {id_ for id_, state in states.items() if state != "down"} == self.alive
         if not self.ending:
             assert set(states) == set(self.specs)
         if self.in_order:
-            assert Counter(states.values())[State.STOPPING] <= 1
-            assert Counter(states.values())[State.STARTING] <= 1
+            assert Counter(states.values())["stopping"] <= 1
+            assert Counter(states.values())["starting"] <= 1
 
     def teardown(self) -> None:
         while self.starting or self.told:

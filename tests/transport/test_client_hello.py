@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steinadler.transport.client_hello import (
-    MAX_FIRST_RECORD_BYTES,
-    missing_bytes,
-    offered_protocols,
-)
+from steinadler.transport.client_hello import missing_bytes, offered_protocols
+
+MAX_FIRST_RECORD_BYTES = 5 + 16 * 1024  # RFC 8446, section 5.1
 
 
 def client_hello(*protocols: str) -> bytes:

@@ -99,7 +99,14 @@ def test_a_hello_cut_anywhere_is_refused() -> None:
     for end in range(len(payload)):
         with pytest.raises(RemoteProtocolError):
             decode_hello(payload[:end])
-    assert decode_hello(payload + b"trailing") == HELLO
+    assert decode_hello(payload) == HELLO
+
+
+def test_a_hello_with_bytes_behind_it_is_refused() -> None:
+    payload = payload_of(encode_hello(HELLO), FrameType.HELLO)
+    for tail in (b"\x00", b"\xff", b"trailing", payload):
+        with pytest.raises(RemoteProtocolError, match="after the end"):
+            decode_hello(payload + tail)
 
 
 def test_what_a_later_version_adds_is_passed_over() -> None:

@@ -62,11 +62,14 @@ def test_more_elements_at_the_end_are_for_a_later_version(signal: Signal) -> Non
 
 
 @pytest.mark.parametrize("signal", ONE_OF_EACH, ids=str)
-def test_a_signal_cut_anywhere_or_short_of_a_field_is_refused(signal: Signal) -> None:
+def test_a_signal_cut_followed_by_bytes_or_short_of_a_field_is_refused(signal: Signal) -> None:
     data = encode_signal(signal)
     for end in range(len(data)):
         with pytest.raises(RemoteProtocolError):
             decode_signal(data[:end])
+    for tail in (b"\x00", b"\xff", data):
+        with pytest.raises(RemoteProtocolError, match="after the end"):
+            decode_signal(data + tail)
     fields = cbor2.loads(data)
     for count in range(len(fields)):
         with pytest.raises(RemoteProtocolError):
