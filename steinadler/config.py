@@ -204,7 +204,8 @@ class DialSettings:
     # A session without a connection has no task, and takes about 16 KiB.
     link_idle_s: float = 30.0
     # A member whose addresses have not answered for so long is reached through another member, as
-    # one that has none, or whose addresses refuse, is at once.  Lowering it brings relays into use where a direct path is slow.
+    # one that has none, or whose addresses refuse, is at once.  Lowering it brings relays into use
+    # where a direct path is slow.
     relay_after_s: float = 0.5
     # One that is reached so and has an address is dialled directly this often, at both ends, times
     # a random 0.75 to 1.25.  Raising it leaves traffic on relays for longer once a path is back.

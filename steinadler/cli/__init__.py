@@ -6,6 +6,7 @@ What commands have in common:
     running           how commands run, end and fail
     options           what several commands take, and how it is read
     certificates      of these, those for a certificate of another PKI
+    opening           how those that run a node open it, and wait for whoever may have its name
     output            JSON for programs, text for people
     observing         an observer that joins, asks and leaves; `members`, `whereis`, `send`, `call`
 

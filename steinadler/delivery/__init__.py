@@ -15,7 +15,8 @@ that reports it, so it is reported once (D1, C1).
 Beside them:
 
     offers       ends of channels that were given away: claimed once, by a token, or expired
-    placement    which member owns an entity: a hash over the members that host its type
+    placement    which member owns an entity, of those that host its type
+    rendezvous   who of some nodes gets a key, so that all who know them pick the same
 """
 
 from steinadler.delivery.calls import OwedCalls, PendingCalls

@@ -50,9 +50,8 @@ class EventsLost:
 class NameConflict:
     """Two processes had one name of the cluster, and `winner` keeps it; `loser` was told to exit.
 
-    The loser's node always tells so.  Any other does when it hears of both: the one may be gone when
-    it does of the other; and that a process took a name may be heard before that another gave it
-    back.
+    The loser's node always tells so.  Any other does when it hears of both: one may be gone when it
+    hears of the other; and that a process took a name may be heard before that another gave it back.
 
     The exception of the same name, in `steinadler.errors`, is what registering raises.
     """

@@ -11,6 +11,7 @@ node when it ends, in one step.
     messages      what is in a mailbox beside plain messages: `Call`, `Down`, `Exit`
     table         the processes of one node, by number and by name
     exports       exported functions: the only code that a peer can make a node run (X4)
+    serving       how the built-in processes answer calls
     statistics    what can be told of one process
 
 The vocabulary is Erlang/OTP's (reference manual, "Processes"); cancellation is Trio's.

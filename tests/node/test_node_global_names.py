@@ -254,7 +254,7 @@ async def test_an_observer_hears_of_names_as_soon_as_members_do(
 
 
 async def test_halves_that_merge_leave_one_holder_and_tell_the_other(autojump_clock: Any) -> None:
-    """N2: the same winner everywhere, an event at the loser's node, and the loser is told to exit."""
+    """N2: the same winner everywhere; the loser, and its node's programs, are told."""
     told: list[Any] = []
 
     async def trapping(me: Process) -> None:
