@@ -51,7 +51,7 @@ class NameConflict:
     """Two processes had one name of the cluster, and `winner` keeps it; `loser` was told to exit.
 
     The loser's node always tells so.  Any other does when it hears of both: one may be gone when it
-    hears of the other; and that a process took a name may be heard before that another gave it back.
+    hears of the other; and that a process took a name may be heard before that another let it go.
 
     The exception of the same name, in `steinadler.errors`, is what registering raises.
     """

@@ -74,6 +74,40 @@ async def test_a_cut_between_two_that_others_reach_is_no_death_s2_m3(
         assert told == {node.name: [] for node in cluster.running()}
 
 
+async def test_a_path_that_a_firewall_rejects_is_no_death_s2_m3(autojump_clock: MockClock) -> None:
+    """It answers just like the host of a process that has died; but others reach that one."""
+    async with SimulatedCluster(1) as cluster:
+        alice, bob, *_ = await start(cluster, "alice", "bob", "carol", "dave")
+        got: list[Any] = []
+        bob.spawn(collect, got, name="inbox")
+        async with events_of(*cluster.running()) as told:
+            with cluster.refusing({"alice"}, {"bob"}):
+                cluster.cut("alice", "bob")
+                await send(alice, bob, range(20), 0.01)
+                await until(lambda: got == list(range(20)), 1)
+                assert relayed(alice, bob)
+                relay = str(way(alice, bob)).removeprefix("via ")
+                await cluster.stop(relay)
+                with trio.fail_after(1):
+                    await send(alice, bob, [20], 0)
+                await until(lambda: got[20:] == [20], 2)
+            await until(lambda: not relayed(alice, bob), DIRECT_AGAIN_S)
+        assert [event[1:] for event in told["alice"] + told["bob"]] == [("down", relay)] * 2
+
+
+async def test_a_killed_one_is_down_at_once_though_a_refusal_alone_is_no_verdict_s1(
+    autojump_clock: MockClock,
+) -> None:
+    """The others, who are asked, have lost their connections too, and say so."""
+    async with SimulatedCluster(1, latency_s=(0.001, 0.002)) as cluster:
+        *others, _ = await start(cluster, "alice", "bob", "carol", "dave", "erin")
+        async with events_of(*others) as told:
+            cluster.crash("erin")
+            await trio.sleep(0.1)
+        for events in told.values():
+            assert [event[1:] for event in events] == [("down", "erin")]
+
+
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 async def test_under_traffic_the_direct_path_takes_the_session_over_m2_m3(
     autojump_clock: MockClock, seed: int

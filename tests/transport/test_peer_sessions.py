@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import trio
@@ -10,6 +11,7 @@ import trio
 from steinadler.config import WireSettings
 from steinadler.errors import RemoteProtocolError
 from steinadler.identity import NODE, OBSERVER, Address, NodeId
+from steinadler.transport.carrier import Via
 from steinadler.transport.handshake import Handshakes
 from steinadler.transport.link import Link, LinkState
 from steinadler.transport.network import PeerIdentity, SecureStream
@@ -236,3 +238,47 @@ async def test_no_number_of_a_peers_makes_ours_too_large_to_say_x4(peer: Peer) -
     offer = peer.link_to_offer().offer(peer.next_number("alice"))
     assert us.hello(offer)
     assert offer.connection_number == MAX_CONNECTION_NUMBER
+
+
+# -- where the present life was seen --------------------------------------------------------------
+
+NAT, INSIDE = Address("192.0.2.1", 4370), Address("10.0.0.5", 4370)
+
+
+def connect(peer: Peer, remote: Address | Via, said: Address, dialler: str) -> None:
+    stream = BrokenStream(NODE)
+    stream.remote = remote
+    greeting = replace(hello(), addresses=(said,))
+    link, _ = peer.settle(greeting, 1)
+    peer.attach(link, stream, greeting, 0, dialler=dialler)
+    link.close_connection()
+
+
+@pytest.mark.parametrize(
+    ("remote", "said", "dialler", "seen_at"),
+    [
+        (NAT, INSIDE, "alice", NAT),  # where this node dialled it
+        (Address(INSIDE.host, 50_000), INSIDE, "bob", INSIDE),  # it came from where it listens
+        (Address(NAT.host, 50_000), INSIDE, "bob", None),  # it came through a NAT
+        (Via(NodeId("carol", 1)), INSIDE, "bob", None),
+    ],
+)
+async def test_a_refusal_counts_only_where_this_life_was_seen_s2(
+    peer: Peer, remote: Address | Via, said: Address, dialler: str, seen_at: Address | None
+) -> None:
+    connect(peer, remote, said, dialler)
+    assert peer.seen_at == seen_at
+    assert peer.addresses_to_dial()[0] == (seen_at or said)
+    peer.end("restarted")
+    assert peer.seen_at is None, "the next life may be elsewhere"
+
+
+async def test_a_member_that_moves_is_not_seen_where_it_was(peer: Peer) -> None:
+    connect(peer, INSIDE, INSIDE, "alice")
+    peer.moved((INSIDE, NAT))
+    assert peer.seen_at == INSIDE
+    peer.moved((NAT,))
+    assert peer.seen_at is None
+    connect(peer, NAT, INSIDE, "alice")
+    peer.moved((INSIDE,))
+    assert peer.seen_at == NAT, "it never said that it is there, and was"
