@@ -64,8 +64,8 @@ class SharedOverlay(Overlay):
         # What rings become by a name that is added or removed.  They are kept alive by it.
         self._known = known
 
-    def add(self, name: str) -> None:
-        """See `Overlay.add`; nothing happens for one that is in it."""
+    def add(self, name: str, *, listens: bool = True) -> None:
+        """See `Overlay.add`; nothing happens for one that is in it.  All listen here."""
         place = _places(name, len(self._rings))[0]
         at = bisect_left(self._rings[0], place)
         if at == len(self._rings[0]) or self._rings[0][at] != place:

@@ -126,6 +126,15 @@ class Beliefs:
             left = record.state is MemberState.LEFT
             reason = "left" if left else f"declared down by {source.name}"
             self.believe(record, reason, now, news=news)
+            if held is not None and source.name != name:
+                self._hear_of_a_refutation(held, now)
+
+    def _hear_of_a_refutation(self, held: Member, now: float) -> None:
+        """From another than the suspect: if this node accused it, it hears less of it than they."""
+        entry = self._table.entry_of(held.node)
+        accused = held.state is MemberState.SUSPECT and self.me.node.name in held.accusers
+        if accused and entry is not None and entry.member.state is MemberState.ALIVE:
+            self._detector.went_around(entry, now)
 
     def _speaks_for_itself(self, entry: Entry, now: float) -> bool:
         """Whether that member is at hand, and its silence not known here."""
@@ -166,6 +175,8 @@ class Beliefs:
         """Hold that a member is suspect, because this node itself had no sign of life of it."""
         accused = entry.member.in_state(MemberState.SUSPECT, self.me.node.name)
         self.believe(accused, "", now)
+        if entry.member.state is MemberState.SUSPECT and not self._observer:
+            self._rumours.repeat(entry.member)  # nobody may have heard it said before
 
     def believe(self, record: Member, reason: str, now: float, *, news: bool = True) -> None:
         """Join `record` with what is held, with all that follows if that changes."""

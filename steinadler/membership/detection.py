@@ -15,11 +15,12 @@ rejects would make a cut path a death (S2).
 
 Others may have its answer again and again while nothing of it comes here: then it is the connection
 that is ill, in one direction perhaps, and TCP may take minutes to say so.  It is given up
-(`PathLost`) for another way.
+(`PathLost`) for another way.  That it refuted this node's accusation, and only others have heard it
+do so, says the same as an answer through them.
 
-Those asked are neighbours of the silent one that are connected here; where these are too few,
-neighbours of this node, which dial it for the question.  That it can be dialled is a sign of life
-too.
+Those asked are neighbours of the silent one that are connected here, first one that had its answer
+before, or that of another: a node may hang on one other alone.  Where these are too few, neighbours
+of this node, which dial it for the question.  That it can be dialled is a sign of life too.
 
 The suspect is the first to be told: whatever is sent to it begins with what it has to refute
 (Lifeguard's buddy).  Any message from it restarts the clock of its suspicion here, because its
@@ -53,7 +54,7 @@ from steinadler.membership.rumours import Rumours
 from steinadler.membership.suspicions import Suspicions
 from steinadler.membership.table import Entry, Link, Table
 
-# One answer by way of others may only have been the faster one: it takes a second probe.
+# One answer by way of others may only have been the faster one: it takes a second probe, at once.
 DETOURS = 2
 
 
@@ -88,6 +89,8 @@ class Detector:
         self._rested = 0
         # How many probes in a row were answered by way of others alone.
         self._detours: dict[NodeId, int] = {}
+        # Who had an answer of one that is silent here.
+        self._ways: dict[NodeId, NodeId] = {}
         # By name: when an observer gives up whom it lost.
         self._lost: dict[str, float] = {}
 
@@ -106,15 +109,19 @@ class Detector:
         """Others probe that one."""
         self._ring.discard(node.name)
         self._probes.end(node)
-        self._detours.pop(node, None)
+        self._heard_directly(node)
         self._lost.pop(node.name, None)
 
     # What becomes of connections, and messages that are signs of life.
 
     def heard_from(self, entry: Entry, now: float) -> None:
         """Something came from that very life of a node."""
-        self._detours.pop(entry.member.node, None)
+        self._heard_directly(entry.member.node)
         self._heard_of(entry, now)
+
+    def _heard_directly(self, node: NodeId) -> None:
+        self._detours.pop(node, None)
+        self._ways.pop(node, None)
 
     def _heard_of(self, entry: Entry, now: float) -> None:
         node = entry.member.node
@@ -214,16 +221,19 @@ class Detector:
         target = self._probes.answered_by_relay(sequence, sender)
         entry = None if target is None else self._table.entry_of(target)
         if entry is not None:
+            self._ways[entry.member.node] = sender
             self._heard_of(entry, now)
-            self._went_around(entry)
+            self.went_around(entry, now)
 
-    def _went_around(self, entry: Entry) -> None:
+    def went_around(self, entry: Entry, now: float) -> None:
+        """Others hear a neighbour that was silent here for the time of a probe."""
         node = entry.member.node
         if entry.link is not Link.CONNECTED:
             return  # it is being dialled
         detours = self._detours.pop(node, 0) + 1
         if detours < DETOURS:
             self._detours[node] = detours
+            self._ping(entry, now)
         else:
             self._outbox.add([PathLost(node)])
 
@@ -304,19 +314,21 @@ class Detector:
             entry = self._table.find(name)
             if entry is None or self._probes.find(entry.member.node) is not None:
                 continue
-            node = entry.member.node
             if entry.link is Link.CONNECTED:
-                sequence = self._next_sequence()
-                deadline = now + self.health.scaled(self._settings.direct_timeout_s)
-                self._probes.start(Probe(sequence, node, Stage.DIRECT, deadline))
-                self.round_trips.asked(node, sequence, now)
-                self._outbox.send(node, Ping(sequence, self._piggyback(node)))
+                self._ping(entry, now)
             elif (
                 entry.link is Link.LOST
                 or now >= self._neighbours.since(name) + self._settings.suspicion_s
             ):
                 # One that was not met yet gets that long, to be met by us and by the others.
-                self._ask_others(node, self._next_sequence(), now)
+                self._ask_others(entry.member.node, self._next_sequence(), now)
+
+    def _ping(self, entry: Entry, now: float) -> None:
+        node, sequence = entry.member.node, self._next_sequence()
+        deadline = now + self.health.scaled(self._settings.direct_timeout_s)
+        self._probes.start(Probe(sequence, node, Stage.DIRECT, deadline))
+        self.round_trips.asked(node, sequence, now)
+        self._outbox.send(node, Ping(sequence, self._piggyback(node)))
 
     def _ask_others(self, node: NodeId, sequence: int, now: float) -> Probe:
         deadline = now + self._settings.indirect_timeout_s
@@ -335,10 +347,13 @@ class Detector:
             if entry is not None and entry.link is Link.CONNECTED
         ]
         ours = [one for one in self._neighbours.connected() if one != node and one not in near]
-        helpers: list[NodeId] = []
+        known = [way for way in self._known_ways(node) if way in near + ours]
+        helpers = known[:1]
         for candidates in (near, ours):
             # A suspect may know a way, but its silence would say nothing about this node's ears.
-            unsuspected = [one for one in candidates if one.name not in self.suspicions]
+            unsuspected = [
+                one for one in candidates if one.name not in self.suspicions and one not in helpers
+            ]
             count = min(self._settings.indirect_probes - len(helpers), len(unsuspected))
             helpers += self._rng.sample(unsuspected, count)
         if not helpers:
@@ -346,6 +361,12 @@ class Detector:
             count = min(self._settings.indirect_probes, len(suspects))
             helpers = self._rng.sample(suspects, count)
         return helpers
+
+    def _known_ways(self, node: NodeId) -> list[NodeId]:
+        """Who had an answer of that node, or else of others that are silent here."""
+        way = self._ways.get(node)
+        others = sorted({*self._ways.values()} - {node})
+        return [way] if way is not None else self._rng.sample(others, len(others))
 
     def _next_sequence(self) -> int:
         self._sequence += 1

@@ -115,7 +115,7 @@ class Swim:
             table = Table(Overlay(settings.mesh_size, settings.rings))
         self._table = table
         if not observer:
-            table.overlay.add(me.node.name)
+            table.overlay.add(me.node.name, listens=bool(me.addresses))
         self._outbox = outbox = Outbox()
         self._neighbours = neighbours = Neighbours(me.node.name, table)
         self._rumours = rumours = Rumours(table, neighbours, settings, rng)
@@ -141,6 +141,9 @@ class Swim:
         Raises `ConfigError` when its record is too large with them.
         """
         self._beliefs.me = replace(self._beliefs.me, addresses=addresses)
+        if not self._observer:
+            self._table.overlay.remove(self._beliefs.me.node.name)
+            self._table.overlay.add(self._beliefs.me.node.name, listens=bool(addresses))
 
     @property
     def me(self) -> Member:

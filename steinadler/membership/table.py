@@ -111,10 +111,13 @@ class Table:
         for address in () if before is None else before.addresses:
             if not self._addresses[address]:
                 del self._addresses[address]
-        if before is None and after is not None:
-            self.overlay.add(after.node.name)
-        elif before is not None and after is None:
-            self.overlay.remove(before.node.name)
+        was = None if before is None else bool(before.addresses)
+        listens = None if after is None else bool(after.addresses)
+        if was is not listens:
+            if before is not None:
+                self.overlay.remove(before.node.name)
+            if after is not None:
+                self.overlay.add(after.node.name, listens=bool(after.addresses))
 
     def connected(self) -> list[NodeId]:
         """The nodes that a message would reach now, except those that have left."""

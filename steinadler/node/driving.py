@@ -184,12 +184,9 @@ class Driving:
         while True:
             await trio.sleep(RECONNECT_INTERVAL_S * self._rng.uniform(0.75, 1.25))
             for member in self._engine.reconnectable():
-                self._dial(member)
+                for address in member.addresses:
+                    self._connections.dial_again(address)
             self._end_strays()
-
-    def _dial(self, member: Member) -> None:
-        for address in member.addresses:
-            self._connections.propose(address)
 
     def _end_strays(self) -> None:
         strays = {
@@ -231,7 +228,8 @@ class Driving:
                 case NeighbourRemoved(node):
                     self._connections.let_go(node)
                 case Reach(member):
-                    self._dial(member)
+                    for address in member.addresses:
+                        self._connections.propose(address)
                 case PathLost(node):
                     link = self._connections.link(node)
                     if link is not None:

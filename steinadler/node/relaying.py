@@ -18,8 +18,10 @@ way is longer than two, no connection carries itself, and when either half break
 at once, instead of waiting for a session to resume that may itself need a relay.
 
 **Which one** is drawn: of the far end's neighbours, since they are connected to it, those that
-this node is connected to, and in a large cluster others, which are dialled for it.  A table of who
-reaches whom was refused: a member knows that by itself, and says no at once.
+this node is connected to, and in a large cluster others, which are dialled for it.  One after the
+other is asked; the next one when the former says no, which takes a round trip, or nothing for a
+while.  The first that gets there is taken.  A table of who reaches whom was refused: a member knows
+that by itself, and says no at once.
 
 Carrying the frames of the far pair in frames of our own, decrypted between, was refused: the relay
 could read and change them.  Lending it as a plain TCP forwarder was refused too: it would need a
@@ -54,9 +56,11 @@ from steinadler.transport.carrier import Via
 from steinadler.transport.network import DialError
 
 SERVICE = "$relay"
-# How long one relay may take to reach the far end, and how many are asked in one go.
+# How long one relay may take to reach the far end, after how long another one is asked too, and how
+# many are asked in one go.
 RELAY_TIMEOUT_S = 1.0
-MOST_ASKED = 4
+NEXT_RELAY_S = 0.25
+MOST_ASKED = 16
 
 
 class Relaying:
@@ -103,20 +107,40 @@ class Relaying:
 
     async def reach(self, node: NodeId) -> RelayedCarrier:
         """See `transport.dialling.Relays`."""
-        refusals = []
-        for relay in self._candidates(node):
+        refusals: list[str] = []
+        found: RelayedCarrier | None = None
+
+        async def ask(relay: NodeId, answered: trio.Event) -> None:
+            nonlocal found
             refusal = "no answer in time"
-            with trio.move_on_after(RELAY_TIMEOUT_S):
-                try:
+            try:
+                with trio.move_on_after(RELAY_TIMEOUT_S):
                     stream = await self._streams.open(relay, SERVICE, ("reach", node), SERVICE)
-                    return self._carrier(stream)
-                except SteinadlerError as error:
-                    refusal = str(error)
+                    if found is None:
+                        found = self._carrier(stream)
+                        nursery.cancel_scope.cancel()
+                    else:
+                        stream.close()
+            except SteinadlerError as error:
+                refusal = str(error)
+            answered.set()
             refusals.append(f"{relay}: {refusal}")
-        raise DialError(
-            f"nobody reaches {node} for us ({'; '.join(refusals) or 'no other member is here'})",
-            refused=False,
-        )
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for relay in self._candidates(node):
+                    answered = trio.Event()
+                    nursery.start_soon(ask, relay, answered)
+                    with trio.move_on_after(NEXT_RELAY_S):
+                        await answered.wait()
+        except BaseException:
+            if found is not None:
+                found.close()
+            raise
+        if found is None:
+            reasons = "; ".join(refusals) or "no other member is here"
+            raise DialError(f"nobody reaches {node} for us ({reasons})", refused=False)
+        return found
 
     def _candidates(self, node: NodeId) -> list[NodeId]:
         """Whom to ask, those first who are likely to say yes."""
@@ -154,6 +178,7 @@ class Relaying:
                     )
                 near = self._streams.accept(call.caller, number, SERVICE)
                 assert self._nursery is not None
+                self._relayed += 1
                 self._nursery.start_soon(self._relay, call, near, node)
             case ("reached", NodeId(), int(number)) if 0 < number < 2**64:
                 stream = self._streams.accept(call.caller, number, SERVICE)
@@ -169,7 +194,6 @@ class Relaying:
             raise StreamRefused(f"{self._me} is not connected to {node} directly")
 
     async def _relay(self, call: Call, near: ByteStream, node: NodeId) -> None:
-        self._relayed += 1
         try:
             with trio.CancelScope() as scope, self._ridden(near):
                 call.on_abandoned(scope.cancel)

@@ -4,6 +4,8 @@
     link_to_member(member)    any other: connected when something is to be sent to it
     let_go(member)            a neighbour no longer
     propose(address)          one dial to all that discovery saw there
+    dial_again(address)       one dial to whoever was there and is down: these may all be silent,
+                              and leave the places of those that were never met alone
     incoming stream           the other end dialled, or has a third node carry it here (`welcome`)
 
 All of these end in the same place: `Handshakes` has a Hello judged, and the stream is attached to
@@ -54,7 +56,8 @@ from steinadler.wire.handshake import MAX_ADDRESSES, SessionOffer
 
 logger = logging.getLogger("steinadler.transport")
 
-# Proposed addresses that are dialled at once; what is proposed beyond, discovery proposes again.
+# Proposed addresses that are dialled at once, and as many where somebody was; what is proposed
+# beyond comes again.
 MAX_PROPOSED = 16
 # Looks at each connection in `link_idle_s`.
 _LOOKS = 4
@@ -111,7 +114,9 @@ class Connections:
             forget_unused=self._forget_unused,
         )
         self._peers: dict[str, Peer] = {}
-        self._proposed: set[Address] = set()  # that are being dialled
+        # Addresses that are being dialled.
+        self._proposed: set[Address] = set()
+        self._again: set[Address] = set()
         self._dials_on_demand = trio.Semaphore(config.dial.max_handshakes)
         # The lives whose session this end gave up, in a life that they may go on with.
         self._given_up = Remembered[NodeId]()
@@ -253,17 +258,24 @@ class Connections:
         A host name stands for everybody behind it, and each is dialled: the one that answers
         first may be this node, or already connected.
         """
+        self._dial_once(address, self._proposed)
+
+    def dial_again(self, address: Address) -> None:
+        """As `propose`, among MAX_PROPOSED places of its own."""
+        self._dial_once(address, self._again)
+
+    def _dial_once(self, address: Address, places: set[Address]) -> None:
         if (
             self._handshakes.phase is not Phase.OPEN
             or self._nursery is None
             or self._dialler.is_ourselves(address)
-            or address in self._proposed
-            or len(self._proposed) >= MAX_PROPOSED
+            or address in self._proposed | self._again
+            or len(places) >= MAX_PROPOSED
             or any(peer.is_connected_at(address) for peer in self._peers.values())
         ):
             return
-        self._proposed.add(address)
-        self._nursery.start_soon(self._dial_proposed, address)
+        places.add(address)
+        self._nursery.start_soon(self._dial_proposed, address, places)
 
     async def drain(self) -> None:
         """Accept nothing more, and wait until every peer has what is queued for it.
@@ -388,13 +400,13 @@ class Connections:
             if peer.is_relayed:
                 await self._dialler.dial_directly(peer)
 
-    async def _dial_proposed(self, address: Address) -> None:
+    async def _dial_proposed(self, address: Address, places: set[Address]) -> None:
         try:
             found = await self._dialler.dial_proposed(address)
         finally:
-            self._proposed.discard(address)
+            places.discard(address)
         for each in found:
-            self.propose(each)
+            self._dial_once(each, places)
 
     # -- idle connections ---------------------------------------------------------------------
 

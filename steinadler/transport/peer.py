@@ -232,8 +232,9 @@ class Peer:
         """
         link = self.link
         if link is not None:
+            stream = link.stream
             link.close_connection()
-            while link.connected:
+            while link.connected and link.stream is stream:
                 await link.changed.wait()
 
     def link_to_offer(self) -> Link:

@@ -68,7 +68,9 @@ class Welcome:
         self._shake_hands = shake_hands
         self._guests: dict[Visitor, _Guest] = {}
         self._refusals = RefusalLog()
-        self._somebody_waits = trio.Event()
+        self._giving = trio.Lock()  # one task gives turns; when it ends another goes on
+        self._wakes_at = math.inf
+        self._sooner = trio.Event()
 
     async def serve(self, listeners: list[socket.socket], handler: Handler) -> None:
         """Accept until cancelled.  The listeners are the caller's to close."""
@@ -187,16 +189,17 @@ class Welcome:
             self._make_way(victim)
         for visitor in granted:
             self._guests[visitor].turn.set()
-        if self._gate.next_turn_at() < math.inf:
-            self._somebody_waits.set()
+        if self._gate.next_turn_at() < self._wakes_at:
+            self._sooner.set()
 
     async def _give_turns(self) -> None:
-        while True:
-            await self._somebody_waits.wait()
-            while (at := self._gate.next_turn_at()) < math.inf:
-                await trio.sleep_until(at)
+        async with self._giving:
+            while True:
+                self._sooner = trio.Event()
+                self._wakes_at = self._gate.next_turn_at()
+                with trio.move_on_at(self._wakes_at):
+                    await self._sooner.wait()
                 self._next_turns()
-            self._somebody_waits = trio.Event()
 
     def _tell(self, level: int, remote: Address | Via, refusal: str) -> None:
         untold = self._refusals.tell(trio.current_time())

@@ -11,7 +11,16 @@ import trio
 from simulated import collect, echo, events_of, idle, until
 from trio.testing import MockClock
 
-from steinadler import Config, DialSettings, Down, MembershipSettings, Node, NodeDown, Process
+from steinadler import (
+    Config,
+    DialSettings,
+    Down,
+    MembershipSettings,
+    Node,
+    NodeDown,
+    Process,
+    StreamRefused,
+)
 from steinadler.testing import SimulatedCluster
 
 # Two probes that only others have an answer to, a dial that is silent, a relay.
@@ -221,6 +230,48 @@ async def test_in_a_large_cluster_a_relay_is_dialled_for_it(autojump_clock: Mock
                 assert await node.call("$echo@hidden", node.name) == node.name
 
 
+async def test_those_that_only_dial_out_keep_to_some_that_listen_m3(
+    autojump_clock: MockClock,
+) -> None:
+    """Above `mesh_size` all neighbours of such a one may be of its kind."""
+    ring = Config(
+        membership=MembershipSettings(mesh_size=4, rings=1), dial=DialSettings(link_idle_s=5.0)
+    )
+    async with SimulatedCluster(7, config=ring) as cluster:
+        listening = await cluster.start("s0", "s1")
+        hidden = await cluster.start(*(f"h{n}" for n in range(6)), listen=False)
+        with trio.fail_after(60):
+            await cluster.agreed()
+        await trio.sleep(10)  # connections of no use to anybody are closed
+        async with events_of(*listening, *hidden) as told:
+            await trio.sleep(10)
+            for node in hidden:
+                for other in hidden:
+                    with trio.fail_after(2):
+                        assert await node.call(f"$echo@{other.name}", 1) == 1
+        assert not any(told.values())
+
+
+@pytest.mark.parametrize("count", [8, pytest.param(28, marks=pytest.mark.slow)])
+async def test_one_that_hangs_on_a_single_other_is_no_death_s2_m3(
+    autojump_clock: MockClock, count: int
+) -> None:
+    """Whoever has its answer once is asked first from then on."""
+    others = [f"n{n:02}" for n in range(count)]
+    async with SimulatedCluster(1) as cluster:
+        bob, *_ = await start(cluster, "bob", "gateway", *others)
+        async with events_of(*cluster.running()) as told:
+            with cluster.partition({"bob"}, set(others)):
+                async with trio.open_nursery() as nursery:
+                    for name in others:
+                        nursery.start_soon(bob.call, f"$echo@{name}", 1)
+                    with trio.fail_after(15):
+                        while nursery.child_tasks:
+                            await trio.sleep(0.1)
+                await trio.sleep(5)
+        assert not any(told.values())
+
+
 async def test_a_relay_has_a_limit_and_its_ends_are_told(autojump_clock: MockClock) -> None:
     config = Config(dial=DialSettings(max_relayed=1))
     async with SimulatedCluster(8, config=config) as cluster:
@@ -233,6 +284,27 @@ async def test_a_relay_has_a_limit_and_its_ends_are_told(autojump_clock: MockClo
             assert carol.statistics().relayed == 1
             await trio.sleep_forever()
         assert relayed(alice, bob) != relayed(alice, dave)
+
+
+async def test_a_burst_goes_no_further_than_the_limit_x4(autojump_clock: MockClock) -> None:
+    config = Config(dial=DialSettings(max_relayed=2))
+    async with SimulatedCluster(8, config=config) as cluster:
+        alice, bob, carol = await start(cluster, "alice", "bob", "carol")
+        streams = alice._runtime.streams
+        accepted = refused = 0
+
+        async def ask() -> None:
+            nonlocal accepted, refused
+            try:
+                await streams.open(carol.id, "$relay", ("reach", bob.id), "$relay")
+                accepted += 1
+            except StreamRefused:
+                refused += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(ask)
+        assert (accepted, refused, carol.statistics().relayed) == (2, 98, 2)
 
 
 async def test_no_relay_without_direct_connections(autojump_clock: MockClock) -> None:
