@@ -147,6 +147,11 @@ class MembershipSettings:
         if self.unconfirmed_factor < 1:
             raise ConfigError("unconfirmed_factor must be at least 1")
 
+    @property
+    def earliest_verdict_s(self) -> float:
+        """For how long a member must be silent, at least, to be declared down."""
+        return self.direct_timeout_s + self.indirect_timeout_s + self.suspicion_s
+
     @classmethod
     def one_machine(cls) -> MembershipSettings:
         """For nodes on one machine: 2.2 to 2.5 s.

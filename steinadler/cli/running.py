@@ -18,7 +18,7 @@ import click
 import trio
 
 from steinadler.errors import SteinadlerError
-from steinadler.node.opening import alone
+from steinadler.node.failures import single_error
 
 ENDING_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -63,7 +63,7 @@ def run(
         try:
             return trio.run(with_signals)
         except BaseExceptionGroup as group:
-            raise alone(group) from None
+            raise single_error(group) from None
     except SteinadlerError as error:
         raise Failed(str(error)) from error
 

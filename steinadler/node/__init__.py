@@ -6,6 +6,7 @@ What programs see:
 
     node          `Node`: one node of a cluster
     opening       `open_node`: with this machine's sockets, this user's credentials and discovery
+    failures      what comes out of a node's block when it fails
     joining       `join_cluster`: makes this user's home part of a cluster, by a join token
     events        what a node tells its program about the cluster
     groups        `Group`: the processes of the cluster that joined under one name

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any
+from enum import IntEnum
+from typing import Any, assert_never
 
 import trio
 
@@ -39,10 +40,20 @@ from steinadler.wire.codec import Codec
 from steinadler.wire.signals import MAX_REASON_LENGTH, CancelCall
 
 _REPLY_HEAD = struct.Struct(">QB")
-# How a call was answered.
-REPLIED, FAILED, NO_PROCESS, EXITED = range(4)
 # Behind type name and text of a failure: the caller may not do that.
 _REFUSED = 1
+
+
+class Status(IntEnum):
+    """How a call was answered: the second field of a reply's head, on the wire."""
+
+    REPLIED = 0
+    FAILED = 1  # the type's name and the text (`encode_error`)
+    NO_PROCESS = 2
+    EXITED = 3  # the reason
+
+
+_STATUS = {int(status): status for status in Status}
 
 
 class _Waiting:
@@ -55,9 +66,9 @@ class _Waiting:
         self.outlet = outlet
         self.id = calls.pending.add(outlet.node, self)
         self.task: trio.lowlevel.Task | None = None
-        self.answer: tuple[int, bytes] | SteinadlerError | None = None
+        self.answer: tuple[Status, bytes] | SteinadlerError | None = None
 
-    def resolve(self, answer: tuple[int, bytes] | SteinadlerError) -> None:
+    def resolve(self, answer: tuple[Status, bytes] | SteinadlerError) -> None:
         self.answer = answer
         if self.task is not None:
             trio.lowlevel.reschedule(self.task)
@@ -114,16 +125,20 @@ class Calls:
         if isinstance(answer, SteinadlerError):
             raise answer
         status, body = answer
-        if status == REPLIED:
-            try:
-                return self._codec.decode(body)
-            except RemoteProtocolError as error:
-                raise RemoteError("RemoteProtocolError", f"the reply: {error}") from error
-        if status == NO_PROCESS:
-            raise NoSuchProcess(outlet.destination)
-        if status == EXITED:
-            raise ProcessExited(outlet.destination, body.decode(errors="replace"))
-        raise decode_error(body)
+        match status:
+            case Status.REPLIED:
+                try:
+                    return self._codec.decode(body)
+                except RemoteProtocolError as error:
+                    raise RemoteError("RemoteProtocolError", f"the reply: {error}") from error
+            case Status.FAILED:
+                raise decode_error(body)
+            case Status.NO_PROCESS:
+                raise NoSuchProcess(outlet.destination)
+            case Status.EXITED:
+                raise ProcessExited(outlet.destination, body.decode(errors="replace"))
+            case _:
+                assert_never(status)
 
     def abandoned(self, waiting: _Waiting) -> None:
         """The caller was cancelled."""
@@ -136,9 +151,10 @@ class Calls:
         """A peer answers.  Raises `RemoteProtocolError` for what is no answer."""
         if len(body) < _REPLY_HEAD.size:
             raise RemoteProtocolError("a reply without a head")
-        call, status = _REPLY_HEAD.unpack_from(body)
-        if status > EXITED:
-            raise RemoteProtocolError(f"a reply of kind {status}")
+        call, number = _REPLY_HEAD.unpack_from(body)
+        status = _STATUS.get(number)
+        if status is None:
+            raise RemoteProtocolError(f"a reply of kind {number}")
         waiting = self.pending.remove(call, peer)
         if waiting is not None:  # else the caller gave up: the reply goes nowhere (C2)
             waiting.resolve((status, body[_REPLY_HEAD.size :]))
@@ -153,12 +169,12 @@ class Calls:
         Raises `RemoteProtocolError` for an id that the caller has in use.
         """
         if process is None:
-            self._send_answer(Call(caller, id_, self, source, b""), NO_PROCESS, b"")
+            self._send_answer(Call(caller, id_, self, source, b""), Status.NO_PROCESS, b"")
             return
         call = Call(caller, id_, self, source, body)
         if caller != self._node and self.owed.count_for(caller) >= self._max_unanswered:
             source.consumed(len(body) + CALL_ID.size, 1)
-            self._send_answer(call, FAILED, _TOO_MANY_CALLS)
+            self._send_answer(call, Status.FAILED, _TOO_MANY_CALLS)
             return
         if not self.owed.add(caller, id_, process.id.number, call):
             raise RemoteProtocolError(f"call {id_} came twice")
@@ -166,7 +182,7 @@ class Calls:
 
     def refuse(self, caller: NodeId, id_: int, source: Source, error: NotAuthorized) -> None:
         """A peer may not make this call: answer it, and tell no process."""
-        self._send_answer(Call(caller, id_, self, source, b""), FAILED, encode_error(error))
+        self._send_answer(Call(caller, id_, self, source, b""), Status.FAILED, encode_error(error))
 
     def open(self, call: Call) -> bool:
         """Decode a call for its process; False when nobody waits for it any more.
@@ -189,18 +205,18 @@ class Calls:
         Raises `NotEncodable` and `MessageTooLarge`; then it is not answered.
         """
         if error is None:
-            body, status = self._codec.encode(value), REPLIED
+            body, status = self._codec.encode(value), Status.REPLIED
             source = call.source
             if type(source) is ChannelSource:
                 limit = source.link.session.max_message_bytes
                 if len(body) > limit:
                     raise MessageTooLarge(len(body), limit)
         else:
-            body, status = encode_error(error), FAILED
+            body, status = encode_error(error), Status.FAILED
         if self.owed.settle(call.caller, call.id) is not None:
             self._send_answer(call, status, body)
 
-    def _send_answer(self, call: Call, status: int, body: bytes) -> None:
+    def _send_answer(self, call: Call, status: Status, body: bytes) -> None:
         source = call.source
         if type(source) is not ChannelSource:
             waiting = self.pending.remove(call.id, self._node)
@@ -208,9 +224,9 @@ class Calls:
                 waiting.resolve((status, body))
             return
         link = source.link
-        if status == REPLIED and not link.session.has_room_for_reply(len(body)):
+        if status is Status.REPLIED and not link.session.has_room_for_reply(len(body)):
             self.refused_replies += 1
-            status, body = FAILED, _REPLY_REFUSED
+            status, body = Status.FAILED, _REPLY_REFUSED
         link.session.enqueue_reply(_REPLY_HEAD.pack(call.id, status) + body)
         link.flush()
 
@@ -226,7 +242,7 @@ class Calls:
         """Answer for a process that no longer can."""
         for call in self.owed.process_ended(process.id.number):
             text = plain.clipped(reason, MAX_REASON_LENGTH)
-            self._send_answer(call, EXITED, text.encode())
+            self._send_answer(call, Status.EXITED, text.encode())
 
     def peer_lost(self, peer: NodeId, reason: str) -> None:
         """End every call to and from a peer (M4)."""
@@ -237,7 +253,7 @@ class Calls:
 
 
 def encode_error(error: BaseException) -> bytes:
-    """The body of a FAILED reply: type name and text, and for `NotAuthorized` a mark.
+    """The body of a `Status.FAILED` reply: type name and text, and for `NotAuthorized` a mark.
 
     By its name alone it could be a class of the user's that is called so too.
     """

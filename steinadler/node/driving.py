@@ -233,7 +233,9 @@ class Driving:
                 case PathLost(node):
                     link = self._connections.link(node)
                     if link is not None:
-                        logger.info("nothing comes from %s, though others hear it", node)
+                        logger.info(
+                            "closed the way to %s: others hear it, this node does not", node
+                        )
                         link.close_connection()
                 case Down(member, reason):
                     logger.info("%s is down: %s", member.node, reason)
@@ -250,8 +252,9 @@ class Driving:
                 case Blocked(seconds):
                     logger.warning(
                         "this node's loop was blocked for %.1f s, or its process did not run: "
-                        "others hold a node that is silent for 2 s or more for down",
+                        "others declare a node down that is silent for %.1f s or more",
                         seconds,
+                        self._config.membership.earliest_verdict_s,
                     )
                 case Usurped(by):
                     text = (

@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 
 from steinadler.discovery import Mdns
-from steinadler.errors import ConfigError, JoinFailed, SecurityError
+from steinadler.errors import ConfigError, JoinFailed, JoinFailure, SecurityError
 from steinadler.identity import Address, check_node_name, parse_address
 from steinadler.security import Admission, Home, Joiner, JoinToken, cluster_fingerprint, open_home
 from steinadler.security.authority import CLOCK_SKEW
@@ -36,7 +36,7 @@ _DIAL_S = 3.0
 # It may have to wait for its turn to change the file of tokens.
 _ANSWER_S = 5.0
 # Where these are the answer, another node may have another; the same one has not.
-_FINAL_THERE = {"impostor", Refusal.UNKNOWN_TOKEN.value}
+_FINAL_THERE = {JoinFailure.IMPOSTOR, Refusal.UNKNOWN_TOKEN.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ async def join_cluster(
     called = await trio.to_thread.run_sync(_prepare, opened, read, cluster)
     if utc_now() - read.expires > CLOCK_SKEW:
         raise JoinFailed(
-            "expired",
+            JoinFailure.EXPIRED,
             f"the token has expired, at {read.expires}: make a new one where the cluster's key is, "
             "with steinadler cluster token (or is this machine's clock wrong?)",
         )
@@ -192,7 +192,7 @@ class _Search:
             told = f"{told}; mDNS found nobody else" if told else "mDNS found nobody"
         if token.expires < utc_now():
             told += "; the token has expired, by this machine's clock"
-        reason = next(iter(self._said.values())) if self._said else "unreachable"
+        reason = next(iter(self._said.values())) if self._said else JoinFailure.UNREACHABLE
         return JoinFailed(
             reason,
             f"no node let this machine in: {told or 'no address is known'}; is a node with the "

@@ -56,7 +56,8 @@ from steinadler.wire.codec import DEFAULT_MESSAGE_TYPES, MessageTypes
 class Node:
     """One node of a cluster.  Made by `open_node`; of no use outside its block.
 
-    Destinations are a `ProcessId`, `"name"` (of this node) or `"name@node"`.
+    Destinations are a `ProcessId`, `"name"` (of this node), `"name@node"`, or `"name@*"` (of the
+    whole cluster, see `register_global`).
     """
 
     def __init__(
@@ -192,8 +193,8 @@ class Node:
 
     async def spawn_on(
         self,
-        where: Where = None,
-        function: ProcessFunction | str = "",
+        where: Where,
+        function: ProcessFunction | str,
         *args: Any,
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -213,8 +214,8 @@ class Node:
 
     async def run_on(
         self,
-        where: Where = None,
-        function: ProcessFunction | str = "",
+        where: Where,
+        function: ProcessFunction | str,
         *args: Any,
         labels: Mapping[str, str] | None = None,
     ) -> Any:
@@ -299,15 +300,17 @@ class Node:
     # -- messages -----------------------------------------------------------------------------
 
     def send(self, destination: Destination, message: object) -> Coroutine[Any, Any, None]:
-        """Send a message, when the destination has credit left: not before it is consumed
-        what it already has, and not after it has consumed this one.
+        """Queue a message for a destination, waiting while its credit is used up.
+
+        Returns when it is queued, which says nothing of whether it has arrived or was read.
 
         Messages to one destination arrive in order, at most once, and surely while both nodes
         remain members (M1-M3).  A message to no process is dropped, as in Erlang, and so is one
         that the node's policy refuses; monitor to know.  A checkpoint at least at every 64th
         message.  Cancelled, it has sent nothing.
 
-        Raises `NotEncodable`, `MessageTooLarge`, `NodeDown`, `ConfigError` (not a destination).
+        Raises `NotEncodable`, `MessageTooLarge`, `NodeDown`, `NodeClosed`, `NoSuchProcess` (nobody
+        has that `"name@*"`), `ConfigError` (not a destination).
         """
         return self._router.send(destination, message)  # a step less for every message
 

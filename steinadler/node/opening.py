@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from steinadler.discovery import Advertisement, Mdns, RuntimeFolder, SeedFile, S
 from steinadler.discovery.source import Found
 from steinadler.entity.store import Store
 from steinadler.entity.stores import open_store
-from steinadler.errors import ConfigError, SteinadlerError
+from steinadler.errors import ConfigError
 from steinadler.identity import (
     OBSERVER,
     Address,
@@ -26,6 +26,7 @@ from steinadler.identity import (
     check_node_name,
     parse_address,
 )
+from steinadler.node.failures import single_error
 from steinadler.node.node import Node
 from steinadler.security.credentials import Credentials
 from steinadler.security.home import DEFAULT_CLUSTER, open_home
@@ -160,7 +161,7 @@ async def open_node(
                     raised = error
                     raise
     except BaseExceptionGroup as group:
-        lone = alone(group, raised)
+        lone = single_error(group, raised)
         if lone is group:
             raise
         raise lone from lone.__cause__
@@ -253,38 +254,3 @@ class _WhileAlone(Source):
             await self._source.run(found, task_status=task_status)
         else:
             task_status.started()
-
-
-def alone(group: BaseExceptionGroup, raised: BaseException | None = None) -> BaseException:
-    """What the node's nurseries put into groups of one, however many; a larger group stays one.
-
-    What the block `raised` comes out untouched, also when it is a group itself: cancel scopes
-    make groups anew, so it cannot be told by identity.  But when the node failed too, errors of
-    ours in the block (a call that went unanswered, say) are what came of that, and are left out.
-    """
-    if len(group.exceptions) == 1 and raised is not None and not _holds_cancelled(raised):
-        return raised
-    told = {id(each) for each in _leaves(raised)} if raised is not None else set()
-    rest = [each for each in _leaves(group) if id(each) not in told]
-    if len(rest) == 1 and (raised is None or all(map(_may_be_ours, _leaves(raised)))):
-        return rest[0]
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from _leaves(each)
-    else:
-        yield error
-
-
-def _may_be_ours(error: BaseException) -> bool:
-    return isinstance(error, (SteinadlerError, trio.Cancelled))
-
-
-def _holds_cancelled(error: BaseException) -> bool:
-    return any(isinstance(each, trio.Cancelled) for each in _leaves(error))

@@ -105,11 +105,12 @@ class Router:
         self._names = processes.names
         self._peering = peering
         self._guard = guard
-        # Who takes the signals that are not about calls; `Watching` puts itself here.
+        # What others take or know; each is put here when it is made.  The signals that are not
+        # about calls:
         self.on_signal: Callable[[NodeId, Target, Signal], None] = _ignore
-        # Who knows the cluster-wide names; `Naming` puts itself here.
+        # The cluster-wide names:
         self.find_global: Callable[[str], ProcessId | None] = _unknown
-        # Who takes what concerns streams; the node puts it here.
+        # And what concerns streams:
         self.on_stream_items: Callable[[Link, Arrived], None] = _ignore
         self.on_stream_signal: Callable[[NodeId, StreamStop | StreamAbort], None] = _ignore
         self.counters = RouterCounters()

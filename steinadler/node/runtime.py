@@ -105,7 +105,11 @@ class Runtime:
         self.processes = Processes(id_, config.mailbox_bytes)
         codec = Codec(message_types, config.wire.max_message_bytes, time.thread_time)
         self.router = Router(
-            *(id_, codec, self.processes, self.peering, self.guard),
+            id_,
+            codec,
+            self.processes,
+            self.peering,
+            self.guard,
             config.wire.max_unanswered_calls,
         )
         # Bound here and not wrapped: a call more would be felt in every message.
@@ -297,12 +301,12 @@ class Runtime:
                 nursery = await receive.receive()
                 # Before the port opens: whoever connects may call them at once.
                 await nursery.start(self._run_processes)
-                await nursery.start(self._run_entities)
-                await nursery.start(self._run_streams)
-                await nursery.start(self._run_naming)
+                await nursery.start(self.entities.run)
+                await nursery.start(self.streams.run)
+                await nursery.start(self.naming.run)
                 await nursery.start(self.relaying.run)
                 await nursery.start(self.trusting.run)
-                await nursery.start(self._run_guard)
+                await nursery.start(self.guard.run)
                 builtin.start_all(self, self._config.max_processes)
                 peering = partial(self.peering.run, listen=listen)
                 self.addresses = await nursery.start(peering, host, port)
@@ -332,18 +336,6 @@ class Runtime:
             self.processes.open(nursery)
             task_status.started()
             await trio.sleep_forever()
-
-    async def _run_entities(self, *, task_status: trio.TaskStatus[None]) -> None:
-        await self.entities.run(task_status=task_status)
-
-    async def _run_streams(self, *, task_status: trio.TaskStatus[None]) -> None:
-        await self.streams.run(task_status=task_status)
-
-    async def _run_naming(self, *, task_status: trio.TaskStatus[None]) -> None:
-        await self.naming.run(task_status=task_status)
-
-    async def _run_guard(self, *, task_status: trio.TaskStatus[None]) -> None:
-        await self.guard.run(task_status=task_status)
 
     async def _close(self) -> None:
         self.closing = True

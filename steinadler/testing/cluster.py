@@ -21,7 +21,7 @@ from steinadler.config import Config
 from steinadler.errors import ConfigError
 from steinadler.identity import OBSERVER
 from steinadler.node import Node
-from steinadler.node.opening import alone
+from steinadler.node.failures import single_error
 from steinadler.security.peer import PeerIdentity
 from steinadler.testing.fabric import Fabric
 from steinadler.testing.failing import NetworkFaults
@@ -271,7 +271,7 @@ class SimulatedCluster(NetworkFaults):
         try:
             return await self._run.__aexit__(type_, error, traceback)
         except BaseExceptionGroup as group:
-            lone = alone(group, error)
+            lone = single_error(group, error)
             if lone is group:
                 raise
             raise lone from lone.__cause__

@@ -14,7 +14,7 @@ from steinadler.discovery import Candidate, Source
 from steinadler.discovery.source import Found
 from steinadler.identity import NODE, OBSERVER, Address, NodeId, check_node_name, check_role
 from steinadler.node import Node
-from steinadler.node.opening import alone
+from steinadler.node.failures import single_error
 from steinadler.security.policy import Policy
 from steinadler.testing.fabric import FIRST_PORT, Fabric
 from steinadler.testing.network import SimulatedNetwork
@@ -136,7 +136,7 @@ class Life:
                     task_status.started(node)
                     await self.stop.wait()
         except BaseException as error:
-            lone = alone(error) if isinstance(error, BaseExceptionGroup) else error
+            lone = single_error(error) if isinstance(error, BaseExceptionGroup) else error
             if self.block is None or not isinstance(lone, Exception):
                 lone.add_note(f"in the simulated node {plan.name!r} on host {plan.host!r}")
                 raise

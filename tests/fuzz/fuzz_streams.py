@@ -157,7 +157,7 @@ class StreamsOfANode:
             return
         call: Any = SimpleNamespace(request=request, caller=self._link.node)
         with suppress(SteinadlerError):  # the caller's to hear
-            _open(call, self._streams)
+            _open(self._streams, call)
 
     def use(self) -> None:
         """Programs accept, receive a little, send a little and close some."""

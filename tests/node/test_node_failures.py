@@ -20,7 +20,7 @@ from steinadler import (
 )
 from steinadler.discovery import Source
 from steinadler.discovery.source import Found
-from steinadler.node.opening import alone
+from steinadler.node.failures import single_error
 
 
 class Jar(steinadler.Entity):
@@ -145,4 +145,4 @@ def test_what_came_of_a_nodes_failure_is_left_out_and_no_more(
     raised: Exception | None, of_node: Exception | None, told: Exception | None
 ) -> None:
     whole = ExceptionGroup("", [each for each in (raised, of_node) if each is not None])
-    assert alone(whole, raised) is (whole if told is None else told)
+    assert single_error(whole, raised) is (whole if told is None else told)
