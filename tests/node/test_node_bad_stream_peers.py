@@ -17,7 +17,7 @@ from raw_peer import RawPeer, raw_peer
 from steinadler import ByteStream, Config, Node, StreamListener, StreamSettings, WireSettings
 from steinadler.identity import NodeId
 from steinadler.node import runtime
-from steinadler.node.calls import FAILED, REPLIED, decode_error
+from steinadler.node.calls import Status, decode_error
 from steinadler.wire import plain
 from steinadler.wire.channels import CONTROL, ToName, ToProcess, ToStream
 from steinadler.wire.codec import Codec, MessageTypes
@@ -78,7 +78,11 @@ class StreamPeer:
                     id_, status = struct.unpack_from(">QB", body)
                     if id_ == self._last_call:
                         answer = body[9:]
-                        value = CODEC.decode(answer) if status == REPLIED else decode_error(answer)
+                        value = (
+                            CODEC.decode(answer)
+                            if status == Status.REPLIED
+                            else decode_error(answer)
+                        )
                         return status, getattr(value, "type_name", value)
         raise AssertionError("it closed the connection")
 
@@ -133,7 +137,7 @@ TO_NODE = ToStream(1, by_sender=True)  # what a stream's opener sends
 
 async def accepted(peer: StreamPeer, listener: StreamListener, number: int = 1) -> ByteStream:
     with trio.fail_after(5):
-        assert await peer.connect(number) == (REPLIED, None)
+        assert await peer.connect(number) == (Status.REPLIED, None)
         return await listener.accept()
 
 
@@ -284,10 +288,10 @@ async def test_a_question_that_makes_no_sense_is_answered_so(
 ) -> None:
     with trio.fail_after(5):
         for request in REQUESTS_WITHOUT_SENSE:
-            assert await peer.ask(*request) == (FAILED, "ConfigError"), request
-        assert await peer.ask("connect", "no such", 1) == (FAILED, "NoSuchService")
-        assert await peer.ask("source", 12345, 1) == (FAILED, "ClaimError")
-        assert await peer.ask("sink", 2**70, 1) == (FAILED, "ClaimError")
+            assert await peer.ask(*request) == (Status.FAILED, "ConfigError"), request
+        assert await peer.ask("connect", "no such", 1) == (Status.FAILED, "NoSuchService")
+        assert await peer.ask("source", 12345, 1) == (Status.FAILED, "ClaimError")
+        assert await peer.ask("sink", 2**70, 1) == (Status.FAILED, "ClaimError")
     assert node.stream_statistics() == ()
     assert not listener.waiting
 
@@ -298,11 +302,11 @@ async def test_a_number_in_use_is_refused_and_nothing_is_made_of_it(
     """Also when one direction of the stream has ended: what was made of the other would leak."""
     stream = await accepted(peer, listener)
     with trio.fail_after(5):
-        assert await peer.connect(1) == (FAILED, "RemoteProtocolError")
+        assert await peer.connect(1) == (Status.FAILED, "RemoteProtocolError")
         peer.session.end_stream(TO_NODE, b"")
         await peer.say()
         assert await stream.receive_some() == b""
-        assert await peer.connect(1) == (FAILED, "RemoteProtocolError")
+        assert await peer.connect(1) == (Status.FAILED, "RemoteProtocolError")
         await stream.aclose()
         assert node.stream_statistics() == ()
         assert not listener.waiting
@@ -316,7 +320,7 @@ async def test_a_claim_under_a_number_in_use_leaves_the_offer_to_others(
     send, receive = node.open_channel()
     reference = receive.ref() if away == "source" else send.ref()
     with trio.fail_after(5):
-        assert await peer.ask(away, reference.token, 1) == (FAILED, "RemoteProtocolError")
+        assert await peer.ask(away, reference.token, 1) == (Status.FAILED, "RemoteProtocolError")
         claimed: Any = await node.claim(reference)
         near, far = (send, claimed) if away == "source" else (claimed, receive)
         await near.send("mine")
@@ -370,8 +374,8 @@ async def test_connections_beyond_backlog_and_max_streams_are_refused_x4(
 ) -> None:
     with trio.fail_after(20):
         answers = [await peer.connect(number) for number in range(1, 200)]
-        assert answers.count((REPLIED, None)) == BACKLOG
-        assert answers.count((FAILED, "StreamRefused")) == 199 - BACKLOG
+        assert answers.count((Status.REPLIED, None)) == BACKLOG
+        assert answers.count((Status.FAILED, "StreamRefused")) == 199 - BACKLOG
         held = [await listener.accept() for _ in range(BACKLOG)]
         held += [
             await listener.accept()
@@ -382,7 +386,7 @@ async def test_connections_beyond_backlog_and_max_streams_are_refused_x4(
         assert len(node.stream_statistics()) == len(held)
         for stream in held:
             await stream.aclose()
-        assert await peer.connect(300) == (REPLIED, None)
+        assert await peer.connect(300) == (Status.REPLIED, None)
 
 
 async def test_what_is_given_up_does_not_add_up_x4(
