@@ -26,10 +26,10 @@ SERVICE = "$streams"
 
 async def serve(me: Process, streams: Streams) -> None:
     """Run as a process for as long as the node lives."""
-    await serve_calls(me, partial(_open, streams))
+    await serve_calls(me, partial(_answer, streams))
 
 
-def _open(streams: Streams, call: Call) -> None:
+def _answer(streams: Streams, call: Call) -> None:
     match call.request:
         case ("connect", str(service), int(number)) if 0 < number < 2**64:
             streams.guard.require(call.caller, Action.CONNECT, service)

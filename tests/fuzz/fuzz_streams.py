@@ -18,7 +18,7 @@ from steinadler.security.policy import Action
 from steinadler.stream.byte_stream import ByteStream
 from steinadler.stream.inlet import Inlet
 from steinadler.stream.outlet import SendingEnd
-from steinadler.stream.service import _open
+from steinadler.stream.service import _answer
 from steinadler.stream.streams import Streams
 from steinadler.transport.link import LinkState
 from steinadler.wire.channels import CONTROL, ITEM_OVERHEAD_BYTES, Target, ToStream
@@ -155,9 +155,9 @@ class StreamsOfANode:
             request = self._codec.decode(body)
         except RemoteProtocolError:
             return
-        call: Any = SimpleNamespace(request=request, caller=self._link.node)
+        call: Any = SimpleNamespace(request=request, caller=self._link.node, reply=lambda: None)
         with suppress(SteinadlerError):  # the caller's to hear
-            _open(self._streams, call)
+            _answer(self._streams, call)
 
     def use(self) -> None:
         """Programs accept, receive a little, send a little and close some."""

@@ -344,7 +344,7 @@ async def test_stops_and_aborts_for_what_is_not_theirs_do_nothing(
                 await peer.signal(StreamStop(number, by_sender, ("E", "mine")))
             await peer.signal(StreamAbort(number))
         await peer.signal(StreamAbort(2**64 - 1))
-        assert (await peer.ask())[0] == FAILED  # they have arrived
+        assert (await peer.ask())[0] == Status.FAILED  # they have arrived
         for near, far in pairs:
             await near.send_all(b"there")
             await far.send_all(b"and back")
@@ -380,7 +380,7 @@ async def test_connections_beyond_backlog_and_max_streams_are_refused_x4(
         held += [
             await listener.accept()
             for number in range(200, 300)
-            if (await peer.connect(number))[0] == REPLIED
+            if (await peer.connect(number))[0] == Status.REPLIED
         ]
         assert len(held) == CONFIG.streams.max_streams
         assert len(node.stream_statistics()) == len(held)
@@ -397,7 +397,7 @@ async def test_what_is_given_up_does_not_add_up_x4(
         for number in range(1, 100):
             await peer.connect(number)
             await peer.signal(StreamAbort(number))
-        assert (await peer.ask())[0] == FAILED
+        assert (await peer.ask())[0] == Status.FAILED
         assert node.stream_statistics() == ()
         assert listener.waiting == BACKLOG
         while listener.waiting:
