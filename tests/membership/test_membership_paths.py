@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -13,13 +14,14 @@ from steinadler.membership import (
     Disconnected,
     Effect,
     Member,
+    MemberState,
     PathLost,
     Received,
     Send,
     Suspected,
     Swim,
 )
-from steinadler.membership.messages import Ack, Ping, PingRequest
+from steinadler.membership.messages import Ack, Gossip, Ping, PingRequest
 
 SETTINGS = MembershipSettings()
 START = 50.0
@@ -107,3 +109,89 @@ def test_a_path_that_answers_is_kept() -> None:
     path.answers_directly = True
     path.run(10)
     assert path.lost() == []
+
+
+# -- who is asked, and who is told ----------------------------------------------------------------
+
+OTHERS = [Member(NodeId(f"n{n}", 10), (Address(f"n{n}", 4370),)) for n in range(12)]
+
+
+class Beside:
+    """An engine connected to many, of whom `silent` do not answer it."""
+
+    def __init__(self, *silent: Member) -> None:
+        self.now = START
+        self.silent = [member.node for member in silent]
+        self.sent: list[Send] = []
+        self.swim = Swim(ME, SETTINGS, random.Random(1))
+        self._take(self.swim.tick(START))
+        for member in OTHERS:
+            self._take(self.swim.handle(Connected(member), START))
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.swim.next_deadline() <= end:
+            self.now = self.swim.next_deadline()
+            self._take(self.swim.tick(self.now))
+        self.now = end
+
+    def hear(self, event: Received | Disconnected) -> None:
+        self._take(self.swim.handle(event, self.now))
+
+    def asked(self, about: Member) -> dict[NodeId, int]:
+        """Whom it asks about a member whose connection breaks, and with which sequence."""
+        self.sent.clear()
+        self.hear(Disconnected(about.node, False))
+        return {
+            send.to: send.message.sequence
+            for send in self.sent
+            if isinstance(send.message, PingRequest) and send.message.target == about.node
+        }
+
+    def _take(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if not isinstance(effect, Send):
+                continue
+            self.sent.append(effect)
+            match effect:
+                case Send(to, Ping(sequence)) if to not in self.silent:
+                    self.hear(Received(to, Ack(sequence)))
+
+
+def test_whoever_had_the_answer_is_asked_first_also_about_others_s2() -> None:
+    """A node may hang on one other alone, and three drawn from many would seldom be that one."""
+    bob, eve, mallory, *_ = OTHERS
+    beside = Beside(bob, eve, mallory)
+    gateway, sequence = beside.asked(bob).popitem()
+    beside.hear(Received(gateway, Ack(sequence)))
+    assert gateway in beside.asked(eve)
+    assert gateway in beside.asked(mallory)
+    for member in (bob, eve):
+        beside.swim.handle(Connected(member), beside.now)
+    assert not all(gateway in beside.asked(other) for other in OTHERS[3:]), "bob is heard again"
+
+
+def test_an_accusation_is_repeated_while_nobody_refutes_it() -> None:
+    """Those who were told first may all be out of reach, and then the accused would never hear."""
+    bob, *others = OTHERS
+    beside = Beside(bob)
+    beside.run(5)
+    told = [
+        send.to
+        for send in beside.sent
+        for record in getattr(send.message, "updates", ())
+        if record.node == bob.node and record.state is MemberState.SUSPECT
+    ]
+    # Once it would be eight messages among thirteen members, beside those to the accused.
+    assert sum(to != bob.node for to in told) > 12
+
+
+def test_a_refutation_that_only_others_heard_is_a_way_around_too() -> None:
+    """And another probe of the accused follows at once."""
+    bob, carol, *_ = OTHERS
+    beside = Beside(bob)
+    while beside.swim.find(bob.node.name).state is not MemberState.SUSPECT:  # type: ignore[union-attr]
+        beside.run(SETTINGS.probe_interval_s)
+    beside.sent.clear()
+    beside.hear(Received(carol.node, Gossip((replace(bob, refutation=1),))))
+    assert [type(send.message) for send in beside.sent if send.to == bob.node] == [Ping]
