@@ -30,18 +30,6 @@ class SecurityError(SteinadlerError):
     """Credentials are missing, unreadable, unsafe, or not accepted."""
 
 
-class HandshakeRejected(SecurityError):
-    """A peer would not have us, or we would not have the peer.
-
-    `reason` is one of `steinadler.wire.handshake.RejectReason`'s values.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-
 class CertificateRevoked(SecurityError):
     """A certificate, or every one of its name, was taken back: a peer's, or this node's own.
 

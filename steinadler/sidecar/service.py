@@ -181,10 +181,17 @@ async def open_sidecar(node: Node, settings: SidecarSettings) -> AsyncIterator[S
     when it cannot listen.
     """
     sidecar = Sidecar(node, settings)
+    failure: ConfigError | None = None
     async with trio.open_nursery() as nursery:
-        await nursery.start(sidecar.run)
-        yield sidecar
+        try:
+            await nursery.start(sidecar.run)
+        except ConfigError as error:
+            failure = error  # raised in here it would come out in a group
+        else:
+            yield sidecar
         nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 def _client(settings: SidecarSettings) -> AppClient | None:
