@@ -193,8 +193,8 @@ class Node:
 
     async def spawn_on(
         self,
-        where: Where,
-        function: ProcessFunction | str,
+        where: Where = None,
+        function: ProcessFunction | str = "",
         *args: Any,
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -214,8 +214,8 @@ class Node:
 
     async def run_on(
         self,
-        where: Where,
-        function: ProcessFunction | str,
+        where: Where = None,
+        function: ProcessFunction | str = "",
         *args: Any,
         labels: Mapping[str, str] | None = None,
     ) -> Any:

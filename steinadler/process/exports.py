@@ -88,8 +88,10 @@ class Exports:
     def name_of(self, function: ProcessFunction | str) -> str:
         """The name to spawn `function` by; a text is taken for a name that the peer knows.
 
-        Raises `ConfigError` for a function that was not exported.
+        Raises `ConfigError` for a function that was not exported, and for no name at all.
         """
+        if function == "":
+            raise ConfigError("say which function: one that is exported, or the name of one")
         if isinstance(function, str):
             return function
         name = self._names.get(function)

@@ -82,7 +82,7 @@ async def test_what_is_not_exported_cannot_be_run_x4(pair: tuple[Node, Node]) ->
     with pytest.raises(ConfigError, match=r"put @steinadler.export above it"):
         await here.spawn_on("bob", sleeper)
     with trio.fail_after(5):
-        for name in ("sleeper", "os.system", "__import__", ""):
+        for name in ("sleeper", "os.system", "__import__", "$"):
             with pytest.raises(RemoteError, match="no function is exported"):
                 await here.spawn_on("bob", name)
 
@@ -121,6 +121,13 @@ async def test_several_nodes_all_of_them_and_labels(nodes: Any) -> None:
     assert isinstance(mixed["bob"], outcome.Value)
     assert isinstance(mixed["nowhere"].error, NodeDown)
     assert [m.node.name for m in alice.members(role="gpu")] == ["bob", "carol"]
+
+
+async def test_which_function_must_be_said(nodes: Any) -> None:
+    alice = await nodes.open("alice")
+    for ask in (alice.run_on, alice.spawn_on):
+        with pytest.raises(ConfigError, match="say which function"):
+            await ask("alice")
 
 
 @pytest.mark.parametrize(
