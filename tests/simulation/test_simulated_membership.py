@@ -16,8 +16,8 @@ from steinadler.node.events import NodeDown
 from steinadler.testing import Packet, PacketKind, Reset, SimulatedCluster
 
 SEEDS = [
-    *range(2),
-    *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(100, 106)),
+    0,
+    *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, *range(100, 106))),
 ]
 THREE = ("alice", "bob", "carol")
 
@@ -259,7 +259,7 @@ async def test_a_cut_in_a_first_handshake_is_no_death(
     assert not [event for event in seen if isinstance(event, NodeDown)]
 
 
-@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 4))])
 async def test_nothing_comes_from_a_node_before_it_is_up_again(
     seed: int, autojump_clock: MockClock
 ) -> None:
