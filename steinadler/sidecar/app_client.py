@@ -124,6 +124,7 @@ class AppClient:
         # The longest idle first; the last one is used next, so that the others grow old.
         self._idle: deque[_Connection] = deque()
         self._busy = 0
+        self._closed = False
 
     async def request(
         self,
@@ -163,7 +164,11 @@ class AppClient:
             self._busy -= 1
 
     def close(self) -> None:
-        """Close what is idle; repeatable."""
+        """Close what is idle, and keep no connection open any more between requests; repeatable."""
+        self._closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         while self._idle:
             self._idle.pop().sock.close()
 
@@ -189,7 +194,7 @@ class AppClient:
         """This life of the program is over; that of an earlier one is no news."""
         if life == self.life:
             self.life += 1
-            self.close()
+            self._close_idle()
 
     async def _exchange(self, connection: _Connection, head: h11.Request, body: bytes) -> AppAnswer:
         protocol = connection.protocol
@@ -209,7 +214,7 @@ class AppClient:
                 self._ended(connection.life)
             raise AppBroke(f"the program's answer is not HTTP: {error}") from error
         reusable = protocol.our_state is h11.DONE and protocol.their_state is h11.DONE
-        if reusable and connection.life == self.life:
+        if reusable and connection.life == self.life and not self._closed:
             protocol.start_next_cycle()
             connection.idle_since = trio.current_time()
             self._idle.append(connection)

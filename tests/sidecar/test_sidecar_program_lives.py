@@ -108,6 +108,33 @@ async def test_connections_of_a_burst_are_closed_while_others_are_in_use(
     app.close()
 
 
+async def test_a_request_that_ends_after_the_client_was_closed_leaves_nothing_open(
+    nursery: trio.Nursery,
+) -> None:
+    """A turn may outlast the sidecar by a moment."""
+    came, answer, gone = trio.Event(), trio.Event(), trio.Event()
+
+    async def program(stream: trio.SocketStream) -> None:
+        async with stream:
+            assert await stream.receive_some()
+            came.set()
+            await answer.wait()
+            await stream.send_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+            assert not await stream.receive_some()
+            gone.set()
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, program, listeners)
+    app = client(listeners[0].socket.getsockname()[1])
+    with trio.fail_after(5):
+        async with trio.open_nursery() as asking:
+            asking.start_soon(app.request, "GET", "/")
+            await came.wait()
+            app.close()
+            answer.set()
+        await gone.wait()
+
+
 @pytest.mark.parametrize(
     ("config", "ends"),
     [
