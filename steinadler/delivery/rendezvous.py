@@ -15,9 +15,18 @@ from hashlib import blake2b
 
 def pick(nodes: Iterable[str], *key: str) -> str | None:
     """The one of `nodes` that gets the key; None when there are none."""
-    return max(nodes, key=lambda node: (score(node, *key), node), default=None)
+    about = _about(key)  # once for all nodes: each call to an entity comes here
+    return max(nodes, key=lambda node: (_hash(node, about), node), default=None)
 
 
 def score(node: str, *key: str) -> bytes:
     """How high a node scores for a key."""
-    return blake2b("\0".join((node, *key)).encode(), digest_size=8).digest()
+    return _hash(node, _about(key))
+
+
+def _about(key: tuple[str, ...]) -> bytes:
+    return "\0".join(("", *key)).encode()
+
+
+def _hash(node: str, about: bytes) -> bytes:
+    return blake2b(node.encode() + about, digest_size=8).digest()

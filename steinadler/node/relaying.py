@@ -116,15 +116,16 @@ class Relaying:
             try:
                 with trio.move_on_after(RELAY_TIMEOUT_S):
                     stream = await self._streams.open(relay, SERVICE, ("reach", node), SERVICE)
-                    if found is None:
-                        found = self._carrier(stream)
-                        nursery.cancel_scope.cancel()
-                    else:
+                    if found is not None:
                         stream.close()
+                        return
+                    found = self._carrier(stream)
+                    nursery.cancel_scope.cancel()
+                    return
             except SteinadlerError as error:
                 refusal = str(error)
-            answered.set()
             refusals.append(f"{relay}: {refusal}")
+            answered.set()
 
         try:
             async with trio.open_nursery() as nursery:
